@@ -12,6 +12,7 @@ import tifffile
 import yaml
 import zarr
 from cohort_truth import write_cohort, write_table_of
+from web_server import serving
 
 from terareg.cli import checking
 from terareg.cli.main import main
@@ -281,6 +282,9 @@ def test_middle_planes_of_an_image_are_read(workspace, capsys):
     code, text = imported(workspace, capsys, path)
     assert code == 0 and "note" not in text
     path.write_bytes(path.read_bytes()[:-9000])
+    with serving(workspace.folder) as url:
+        code, text = imported(workspace, capsys, f"{url}/t1.nii.gz")
+    assert code == 1 and f"To do: sample only, channel t1: {url}/t1.nii.gz " in text
     code, text = imported(workspace, capsys, path)
     assert code == 1 and "To do: sample only, channel t1: " in text and str(path) in text
     image = sitk.GetImageFromArray(np.zeros_like(voxels))

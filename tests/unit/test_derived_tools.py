@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import threading
 
 import numpy as np
 import ome_zarr_models
@@ -17,6 +16,7 @@ from cloudvolume import CloudVolume
 from derived_helpers import VOLUME, entry_of, halved, make_source, run_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from web_server import serving
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.extents import Extent
@@ -28,7 +28,6 @@ from terareg.derived.tables import read_id_table, read_order
 from terareg.derived.tools import CLASSES, make_tool, plan_of
 from terareg.derived.view import View, check_unchanged, count_absent, open_view
 from terareg.storage.store import Store
-from terareg.views.serve import FolderServer
 from terareg.volumes.finishing import remove_damaged_blocks
 from terareg.volumes.headers import describe_image, image_state, level_shapes
 from terareg.volumes.images import ImageSettings, OpenedImage, open_image
@@ -126,13 +125,8 @@ def test_convert_keeps_every_voxel_in_any_layout(shape, layout, data):
 def lab(tmp_path_factory):
     """A folder, and its address on a web server."""
     folder = tmp_path_factory.mktemp("lab")
-    server = FolderServer(folder)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield folder, server.url
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(folder) as address:
+        yield folder, address
 
 
 @pytest.mark.slow
@@ -744,7 +738,9 @@ def test_chunks_that_a_source_elsewhere_lacks_are_told(store, tmp_path):
         with pytest.raises(VolumeError, match=r"0-4_0-4_0-4.* set fill_missing: true if"):
             look()
     entry = entry_of("convert", address=path, fill_missing=True)
-    assert count_absent(entry, path) == 1 and count_absent(entry, "https://lab.org/a") == 0
+    assert count_absent(entry, path) == 1
+    with serving(tmp_path) as url:
+        assert count_absent(entry, f"{url}/lab/precomputed") is None, "the web lists none"
     np.testing.assert_array_equal(run_entry(store, entry).read(0), array)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 from colm_stub import write_linked_planes
 from planned_samples import run_of, scan
+from plate_files import write_plate
+from web_server import serving
 
 from terareg.core.errors import ConfigError, TeraregError
-from terareg.execution import raw_data
+from terareg.execution import inputs, raw_data
 
 
 @pytest.fixture
@@ -135,8 +138,51 @@ def test_the_first_look_follows_the_image_of_the_channel_that_finds_the_pose(wor
     assert raw_data.pose_image(run, "brain") is None and raw_data.pose_files(run, "brain") == []
 
 
+def test_outlines_are_of_plates_alone(workspace):
+    config = scan(workspace) | {
+        "export": {"page": {"from": "fused/t1", "format": "pyramid_8bit", "outlines": True}}
+    }
+    told = r"scan: export\.page\.outlines: the input is a volume, which has neither tiles nor wells"
+    with pytest.raises(ConfigError, match=told):
+        raw_data.check(run_of(workspace, config))
+    wells = {"B/2": [np.ones((9, 8), np.uint16)] * 2}
+    plate = write_plate(workspace.folder / "plate", wells, axes="yx")
+    config["input"] |= {"channels": {"t1": str(plate)}, "spacing_um": None}
+    run = run_of(workspace, config)
+    raw_data.check(run)
+    assert raw_data.image_headers(run, "scan")["t1"].shape == (1, 9, 16)
+    assert inputs.export_source(run, "scan", "page")["index"].endswith("scan/input.json")
+
+
 def test_a_local_image_is_refused_where_jobs_see_no_local_files(workspace):
     config = scan(workspace) | {"store": "s3://brains/volumes"}
     run = run_of(workspace, config, remote="s3://brains/terareg")
     with pytest.raises(ConfigError, match=r"sample scan: channel t1: .*scan\.nii is a local path"):
         raw_data.image_address(run, "scan", "t1")
+    for address in ("s3://lab/scan.nii", "https://lab.org/scan.nii"):
+        config["input"]["channels"]["t1"] = address
+        run = run_of(workspace, config, remote="s3://brains/terareg")
+        assert raw_data.image_address(run, "scan", "t1") == address
+
+
+def test_an_image_on_the_web_is_described_and_followed_like_a_file(workspace):
+    config = scan(workspace)
+    with serving(workspace.folder) as url:
+        config["input"]["channels"]["t1"] = f"{url}/scan.nii"
+
+        def state() -> str:
+            run = run_of(workspace, config)
+            raw_data.source_state.cache_clear()
+            assert raw_data.image_headers(run, "scan")["t1"].shape == (3, 4, 5)
+            assert raw_data.sample_images(run, "scan") == [], "nothing that Snakemake could follow"
+            return raw_data.channel_state(run, "scan", "t1")
+
+        before = state()
+        assert state() == before
+        os.utime(workspace.folder / "scan.nii", (1, 1))
+        assert state() != before
+        config["input"]["channels"]["t1"] = f"{url}/none.nii"
+        with pytest.raises(
+            TeraregError, match=r"^sample scan: .*none\.nii does not exist; correct"
+        ):
+            raw_data.check(run_of(workspace, config))

@@ -18,6 +18,8 @@ from examples import examples, spoiled, spoiled_text
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from microscope_folders import CELLS, PLANES, SPACING_UM, stack
+from plate_files import write_plate
+from web_server import serving
 
 from terareg.acquisition.indexing import IndexSettings, index_acquisition
 from terareg.acquisition.layout_kinds import open_layout
@@ -249,6 +251,9 @@ def test_one_imaris_file_is_a_volume(here, capsys):
 VOLUME = np.arange(6 * 8 * 10, dtype=np.uint16).reshape(6, 8, 10)
 
 
+AXES = ("inferior-to-superior", "posterior-to-anterior", "right-to-left")
+
+
 def nifti(path: Path) -> Path:
     image = sitk.GetImageFromArray(VOLUME)
     image.SetSpacing([0.1, 0.2, 0.3])
@@ -264,7 +269,15 @@ def ome_zarr(path: Path) -> Path:
         "version": "0.5",
         "multiscales": [
             {
-                "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"],
+                "axes": [
+                    {
+                        "name": a,
+                        "type": "space",
+                        "unit": "micrometer",
+                        "orientation": {"type": "anatomical", "value": towards},
+                    }
+                    for a, towards in zip("zyx", AXES)
+                ],
                 "datasets": [{"path": "0", "coordinateTransformations": scale}],
             }
         ],
@@ -277,31 +290,75 @@ def precomputed(path: Path) -> Path:
 
     made = CloudVolume.from_numpy(
         np.asfortranarray(VOLUME.T), vol_path=f"file://{path}", resolution=(1e5, 2e5, 3e5),
-        chunk_size=(10, 8, 6), compress=False, progress=False,
+        chunk_size=(10, 8, 6), layer_type="image", compress=False, progress=False,
     )  # fmt: skip
     assert made.shape[:3] == (10, 8, 6)
     return path
 
 
+@pytest.fixture
+def place(request, here):
+    """What puts a file or folder somewhere, and returns its address there."""
+    if request.param == "disk":
+        yield str
+    elif request.param == "web":
+        with serving(here) as url:
+            yield lambda path: f"{url}/{path.name}"
+    else:
+        client = request.getfixturevalue("s3").client()
+        client.create_bucket(Bucket="scope")
+
+        def put(path: Path) -> str:
+            for file in [path] if path.is_file() else path.rglob("*"):
+                if file.is_file():
+                    key = f"lab/{file.relative_to(here)}"
+                    client.put_object(Bucket="scope", Key=key, Body=file.read_bytes())
+            return f"s3://scope/lab/{path.name}"
+
+        yield put
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("write", "name"),
+    ("place", "write", "name"),
     [
-        (nifti, "brain.nii.gz"), (nifti, "brain.nrrd"), (ome_zarr, "brain.ome.zarr"),
-        (precomputed, "brain"),
+        ("disk", nifti, "brain.nii.gz"), ("disk", nifti, "brain.nrrd"),
+        ("disk", ome_zarr, "brain.ome.zarr"), ("disk", precomputed, "brain"),
+        ("s3", nifti, "brain.nii.gz"), ("s3", ome_zarr, "brain.ome.zarr"),
+        ("web", nifti, "brain.nii.gz"), ("web", ome_zarr, "brain.ome.zarr"),
     ],
+    indirect=["place"],
 )  # fmt: skip
-def test_volumes_that_say_their_voxel_size(here, capsys, write, name):
-    path = write(here / name)
-    assert main(["init", str(path)]) == 0
+def test_volumes_that_say_their_voxel_size(here, place, capsys, write, name):
+    path = place(write(here / name))
+    assert main(["init", path]) == 0
     told = capsys.readouterr().out
     assert "voxels of 300 x 200 x 100 um" in told
     config = yaml.safe_load(Path("sample.yaml").read_text())
     assert config["sample"] == "brain" and config["input"]["orientation"] is None
-    assert config["input"]["channels"] == {"image": str(path)}
-    if name.endswith("nii.gz"):
-        comments = " ".join(Path("sample.yaml").read_text().replace("#", " ").split())
-        assert "the header states" in comments
+    assert config["input"]["channels"] == {"image": path}
+    comments = " ".join(Path("sample.yaml").read_text().replace("#", " ").split())
+    stated = {"brain": None, "brain.ome.zarr": "SAL"}.get(name, "SPL")
+    assert (f"the header states {stated} (z, y, x)" in comments) is (stated is not None)
+    # the rest is checked with what the header states
+    assert main(["check", "sample.yaml"]) == 1
+    told = capsys.readouterr().out
+    assert "input.orientation is left blank" in told and "6 x 8 x 10 voxels of 300" in told
+    filled = Path("sample.yaml").read_text().replace("orientation:\n", "orientation: RAS\n")
+    Path("sample.yaml").write_text(filled)
+    assert main(["check", "sample.yaml"]) == 1
+    contradicted = "not RAS; correct input.orientation" in capsys.readouterr().out
+    assert contradicted is (name in ("brain.nii.gz", "brain.ome.zarr")), "of NRRD it is often wrong"
+
+
+def test_a_plate_is_a_sample_that_is_checked(here, capsys):
+    wells = {"A/1": [np.full((2, 9, 8), 7, np.uint16)], "B/3": [np.ones((2, 9, 8), np.uint16)] * 4}
+    write_plate(here / "plate.ome.zarr", wells, axes="cyx")
+    config = started(here / "plate.ome.zarr", capsys)
+    assert config["input"]["channels"]["ch1"]["channel"] == 1
+    assert "a plate has none, so that any three letters do" in " ".join(
+        Path("brain.yaml").read_text().replace("#", " ").split()
+    )
 
 
 def test_an_ome_tiff_volume_says_its_voxel_size(here, capsys):
@@ -314,6 +371,31 @@ def test_an_ome_tiff_volume_says_its_voxel_size(here, capsys):
     config["input"]["orientation"] = "SAR"
     del config["atlases"]
     check(config)
+
+
+def test_tiles_are_not_sought_on_the_web(here, capsys):
+    (here / "planes").mkdir()
+    (here / "brain.czi").touch()
+    with serving(here) as url:
+        for name, words in (
+            ("planes", "does not exist; correct the path, or make it public (folders of planes"),
+            ("none.nii", "does not exist; correct the path, or make it public"),
+            ("brain.czi", "cannot be read from the web, where only volumes are; copy it to a"),
+            ("brain.nii.gz?key=secret", "is not the web address of a folder or file; write"),
+        ):
+            assert main(["init", f"{url}/{name}"]) == 1
+            told = capsys.readouterr().err
+            assert words in told and told.count("\n") == 1 and "secret" not in told
+
+
+def test_images_of_one_shape_on_s3_are_channels(bucket, here):
+    nifti(here / "red.nii.gz")
+    for name in ("red", "green"):
+        bucket.upload_file(str(here / "red.nii.gz"), "scope", f"brain/{name}.nii.gz")
+    found = recognise("s3://scope/brain")
+    assert found.source["channels"] == {
+        name: f"s3://scope/brain/{name}.nii.gz" for name in ("green", "red")
+    }
 
 
 def test_a_folder_of_volumes_of_one_shape(here, capsys):

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from web_server import serving
 
 from terareg.core.errors import StoreError, VolumeError
 from terareg.storage import web as web_module
 from terareg.storage.store import Store
 from terareg.storage.web import WebStore
-from terareg.views.serve import FolderServer
 from terareg.volumes import file_boxes
 from terareg.volumes.file_boxes import FileBoxes
 from terareg.volumes.headers import image_files, image_state, read_header
@@ -192,16 +192,8 @@ ELSEWHERE = [
 @pytest.fixture
 def web(tmp_path):
     """Address of a folder on a web server."""
-    yield from _serving(FolderServer(tmp_path))
-
-
-def _serving(server):
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(tmp_path) as address:
+        yield address
 
 
 class Whole(SimpleHTTPRequestHandler):
@@ -214,7 +206,8 @@ class Whole(SimpleHTTPRequestHandler):
 @pytest.fixture
 def plain_web(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    yield from _serving(ThreadingHTTPServer(("127.0.0.1", 0), Whole))
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Whole)) as address:
+        yield address
 
 
 @pytest.fixture(params=["S3", "web"])

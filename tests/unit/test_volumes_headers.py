@@ -22,7 +22,6 @@ from terareg.volumes.headers import (
     image_files,
     image_state,
     level_shapes,
-    ome_scale,
     read_header,
 )
 from terareg.volumes.images import ImageSettings, open_image
@@ -293,13 +292,6 @@ def test_bad_images_are_one_sentence(tmp_path, make, error, words):
         read_header(str(make(tmp_path)), spacing)
     message = str(raised.value)
     assert words in message and "\n" not in message
-
-
-def test_a_level_with_a_scale_too_few_is_an_error():
-    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [4, 2]}]}
-    with pytest.raises(VolumeError, match=r"level 0 of an OME-Zarr image has 2 scales for 3 axes"):
-        ome_scale({}, level, 3)
-    assert ome_scale({}, {"path": "0"}, 3) is None
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import container_files as files
 import h5py
 import numpy as np
 import pytest
+from web_server import serving
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.storage.store import Store
@@ -123,6 +124,15 @@ def test_chunks_that_were_never_written(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_file_on_the_web_is_that_on_disk(path, tmp_path):
+    with serving(tmp_path) as url:
+        address = f"{url}/brain.ims"
+        assert read_header(address) == replace(read_header(path), name=address)
+        image = open_image(address, ImageSettings(orientation="SAR", channel=1))
+        np.testing.assert_array_equal(image.read(1), VALUES[::-1][:, ::2, ::2])
+        assert check_whole(read_header(address)) == 0
+
+
 def test_a_file_on_s3_is_that_on_disk(path, bucket):
     bucket.upload_file(path, "scope", "lab/brain.ims")
     address = "s3://scope/lab/brain.ims"

@@ -1,17 +1,28 @@
 """Images become volumes value for value; what a volume cannot hold is an error or is counted."""
 
+import gzip
+import os
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from web_server import serving
 
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes.finishing import finalize_volume
-from terareg.volumes.headers import read_header
+from terareg.volumes.headers import image_state, read_header
 from terareg.volumes.images import ImageSettings, OpenedImage, open_image
-from terareg.volumes.importing import describe_input, frame_of_input, import_block
+from terareg.volumes.importing import (
+    check_whole,
+    describe_input,
+    frame_of_input,
+    import_block,
+)
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.reader import Volume
 from terareg.volumes.writer import finish_pyramid, init_volume, write_blocks
@@ -122,3 +133,85 @@ def test_a_file_becomes_a_volume(tmp_path):
 def test_a_description_of_another_version():
     with pytest.raises(VolumeError, match="has version 0, not 1; delete it and run index_input"):
         frame_of_input({"version": 0})
+
+
+# ---------------------------------------------------------------------- on the web
+@pytest.fixture
+def web(tmp_path):
+    """A folder, and its address on a web server."""
+    with serving(tmp_path) as address:
+        yield tmp_path, address
+
+
+def foreign(folder, form, values, suffix=""):
+    """A volume of others: that of terareg without what lies beside it; its chunks."""
+    store = Store(str(folder / "own"))
+    settings = VolumeSettings(
+        16, 16, ("precomputed" if form == "precomputed" else "ome-zarr",), sharded=False,
+        ngff="0.5" if form == "precomputed" else "0.4",
+    )  # fmt: skip
+    frame = Frame(values.shape, (4.0, 2.0, 2.0), orientation="RIP")
+    plan = make_plan("v", frame, "uint16", settings)
+    init_volume(store, "v", plan)
+    write_blocks(
+        store, "v", plan, plan.blocks(),
+        lambda b: (values[tuple(map(slice, b.start, b.stop))].copy(), Clipped()), fingerprint="f",
+    )  # fmt: skip
+    finish_pyramid(store, "v", plan)
+    name = {"ome-zarr-0.4": "ome.zarr"}.get(form, form)
+    shutil.copytree(folder / "own/v" / name, folder / "v")
+    found = [p for p in (folder / "v").rglob("*") if p.is_file() and p.name[:1] in "0123456789"]
+    for path in found:
+        if suffix:
+            path.with_name(path.name + suffix).write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    return found
+
+
+VALUES = np.random.default_rng(2).integers(1, 60000, (25, 30, 35)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("form", "suffix"), [("ome-zarr-0.4", ""), ("precomputed", ""), ("precomputed", ".gz")]
+)
+def test_a_volume_on_the_web_is_that_of_its_folder(web, form, suffix):
+    folder, url = web
+    foreign(folder, form, VALUES, suffix)
+    header = read_header(f"{url}/v")
+    assert header == replace(read_header(str(folder / "v")), name=f"{url}/v")
+    image = open_image(f"{url}/v", ImageSettings(orientation="RIP"))
+    np.testing.assert_array_equal(image.read(0), VALUES)
+    assert check_whole(header) is None, "the web does not tell"
+    told = describe_input({"a": header}, "RIP", {"a": None})["channels"]["a"]
+    assert told["absent_chunks"] is None
+
+
+@pytest.mark.parametrize("form", ["ome-zarr-0.4", "precomputed"])
+def test_a_change_of_voxels_on_the_web_is_noticed(web, form):
+    folder, url = web
+    chunks = foreign(folder, form, VALUES)
+    before = image_state(f"{url}/v")
+    assert image_state(f"{url}/v") == before
+    for path in chunks:
+        os.utime(path, (1, 1))
+    assert image_state(f"{url}/v") != before
+    # and that there are metadata alone
+    for path in chunks:
+        path.unlink()
+    for look in (read_header, lambda a: open_image(a, ImageSettings(orientation="RIP")).read(0)):
+        if form == "precomputed" or look is read_header:
+            with pytest.raises(
+                VolumeError, match=r"has no chunk at \d+ places|is absent; copy it again"
+            ):
+                look(f"{url}/v")
+
+
+def test_a_volume_of_terareg_on_the_web_is_complete_or_not(web):
+    folder, url = web
+    foreign(folder, "precomputed", VALUES)
+    header = read_header(f"{url}/own/v/precomputed")
+    assert check_whole(header) == 0
+    lost = sorted((folder / "own/v/precomputed").rglob("0-16_0-16_16-25"))
+    lost[0].unlink()
+    with pytest.raises(VolumeError, match="0-16_0-16_16-25 is missing or has changed since it was"):
+        check_whole(header)

@@ -6,13 +6,13 @@ import pickle
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from web_server import serving
 
 import terareg
 from terareg.core.errors import ConfigError, StoreError, VolumeError
@@ -20,7 +20,6 @@ from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.storage.web import WebStore, store_at
-from terareg.views.serve import FolderServer
 from terareg.volumes.opened import OpenVolume
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.writer import finish_pyramid, init_volume, write_blocks
@@ -51,12 +50,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def web(folder):
     """The same folder on a web server."""
-    server = FolderServer(folder)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server.url
-    server.shutdown()
-    thread.join()
+    with serving(folder) as address:
+        yield address
 
 
 @pytest.fixture(params=["folder", "web"])

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+import zarr
 from PIL import Image
+from plate_files import write_plate
 from running import job_counts
+from web_server import serving
 from workspaces import ROOT, Workspace
 
 from terareg.storage.records import read_table
@@ -346,21 +350,86 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
 
 
 @pytest.mark.slow
+def test_a_plate_becomes_a_page_of_tiles_with_its_wells_and_sites(workspace):
+    random = np.random.default_rng(5)
+    sites = {well: list(random.integers(1, 250, (n, 2, 60, 80)).astype(np.uint16))
+             for well, n in (("A/1", 2), ("B/2", 1))}  # fmt: skip
+    write_plate(workspace.folder / "plate.zarr", sites, axes="cyx")
+    page = {"from": "fused/dapi", "format": "pyramid_8bit", "outlines": True,
+            "clip_percent": [0, 100]}  # fmt: skip
+    config = {
+        "sample": "plate",
+        "input": {"kind": "volume", "orientation": "SAR",
+                  "channels": {"dapi": {"path": "plate.zarr", "channel": 1}}},
+        "atlases": {}, "export": {"page": page},
+    }  # fmt: skip
+    workspace.write(config)
+    done = workspace.snakemake("--cores", "2", "results/plate/exports/page.planes.json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    expected = np.zeros((120, 320), np.uint16)
+    expected[:60, :80], expected[:60, 80:160] = (image[1] for image in sites["A/1"])
+    expected[60:, 160:240] = sites["B/2"][0][1]
+    folder = workspace.folder / "results/plate"
+    stored = Volume(Store(str(workspace.folder / "results")), "plate/fused/dapi").read(0)
+    np.testing.assert_array_equal(stored, expected[None])
+    text = (folder / "exports/page/index.html").read_text()
+    found = {name: edges for name, edges, _ in json.loads(
+        re.search(r'"outlines": (\[.*?\]\]\])', text)[1])}  # fmt: skip
+    assert found == {"A1": [0, 0, 160, 60], "B2": [160, 60, 320, 120], "A1/0": [0, 0, 80, 60],
+                     "A1/1": [80, 0, 160, 60], "B2/0": [160, 60, 240, 120]}  # fmt: skip
+
+
+def ome_zarr(folder, values):
+    """OME-Zarr 0.4 of voxels of 250 um, in chunks of 16 voxels."""
+    group = zarr.open_group(str(folder), mode="w", zarr_format=2)
+    array = group.create_array("0", shape=values.shape, chunks=(16, 16, 16), dtype=values.dtype)
+    array[...] = values
+    scale = [{"type": "scale", "scale": [250, 250, 250]}]
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    group.attrs["multiscales"] = [image | {"version": "0.4"}]
+
+
+@pytest.mark.slow
 @pytest.mark.engine
-def test_files_on_s3_are_imported_as_those_on_disk(workspace, s3):
-    values = np.random.default_rng(0).integers(0, 9999, (30, 40, 50)).astype(np.uint16)
+def test_images_on_s3_and_the_web_are_imported_as_those_on_disk(workspace, s3):
+    values, labels = toy_brain()
+    values = (values * 90).astype(np.uint16)
     write_nifti(workspace.folder / "a.nii.gz", values)
     write_nifti(workspace.folder / "b.nii", values[::-1].copy())
+    ome_zarr(workspace.folder / "d.ome.zarr", values[:, ::-1])
     client = s3.client()
     client.create_bucket(Bucket="lab")
-    channels = {}
-    for name in ("a.nii.gz", "b.nii"):
-        client.upload_file(str(workspace.folder / name), "lab", f"images/{name}")
-        channels[name[0]] = f"s3://lab/images/{name}"
-    workspace.write(described(workspace, channels))
-    fused = [f"results/scan/fused/{name}/complete.json" for name in channels]
-    done = workspace.snakemake("--cores", "2", *fused, "--quiet", **s3.env)
-    assert done.returncode == 0, done.stderr
-    store = Store(str(workspace.folder / "results"))
-    for name, expected in (("a", values), ("b", values[::-1])):
-        np.testing.assert_array_equal(Volume(store, f"scan/fused/{name}").read(0), expected)
+    client.upload_file(str(workspace.folder / "a.nii.gz"), "lab", "images/a.nii.gz")
+    config = workspace.sample("scan")
+    for name, image in (("template", values), ("annotation", labels)):
+        path = workspace.folder / "atlas" / f"{name}.nii.gz"
+        write_nifti(path, image)
+        config["atlases"]["mouse"][name] = str(path)
+    config["atlases"]["mouse"]["orientation"] = "SAR"
+    ontology = workspace.folder / "atlas/ontology.csv"
+    ontology.write_text("id,acronym,name\n1,B,brain\n2,F,front\n3,L,low\n")
+    config["atlases"]["mouse"]["ontology"] = str(ontology)
+    with serving(workspace.folder) as url:
+        channels = {
+            "d": f"{url}/d.ome.zarr", "a": "s3://lab/images/a.nii.gz", "b": f"{url}/b.nii"
+        }  # fmt: skip
+        config["input"] = {"kind": "volume", "orientation": "SAR", "channels": channels}
+        workspace.write(config)
+        wanted = [f"results/scan/fused/{name}/complete.json" for name in channels]
+        wanted.append("results/scan/views/first_look_mouse.png")
+        done = workspace.snakemake("--cores", "2", *wanted, "--quiet", **s3.env)
+        assert done.returncode == 0, done.stderr
+        store = Store(str(workspace.folder / "results"))
+        for name, expected in (("a", values), ("b", values[::-1]), ("d", values[:, ::-1])):
+            np.testing.assert_array_equal(Volume(store, f"scan/fused/{name}").read(0), expected)
+        index = json.loads((workspace.folder / "results/scan/input.json").read_text())
+        absent = {name: image["absent_chunks"] for name, image in index["channels"].items()}
+        assert absent == {"d": None, "a": 0, "b": 0}
+        # what changed is read again
+        ome_zarr(workspace.folder / "d.ome.zarr", values)
+        again = job_counts(workspace.snakemake("-n", *wanted, "--quiet", "rules", **s3.env))
+        assert again["index_input"] == again["first_look"] == 1 and again["import_volume"] >= 1
+        done = workspace.snakemake("--cores", "2", wanted[0], "--quiet", **s3.env)
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_array_equal(Volume(store, "scan/fused/d").read(0), values)

@@ -6,7 +6,7 @@ from terareg.acquisition.model import load_acquisition
 from terareg.execution.job import run_job
 from terareg.exports.export import Export, make_export
 from terareg.exports.files import write_planes
-from terareg.exports.outlines import read_outlines
+from terareg.exports.outlines import outlines_of_plate, read_outlines
 from terareg.exports.settings import TERAFLY, TILES, ExportSettings
 from terareg.exports.terafly import write_terafly
 from terareg.exports.tiles import box_of_all, write_tiles
@@ -43,7 +43,9 @@ def main() -> None:
         folder = place[0], f"{place[1]}/exports/{name}"
         if each.settings.format == TILES:
             outlines, within = {}, None
-            if each.settings.of_tiles:
+            if "index" in snakemake.input.keys():
+                outlines = outlines_of_plate(read_json(snakemake.input.index))
+            elif each.settings.of_tiles:
                 files = snakemake.input.items()
                 shifts = (load_shift(path) for key, path in files if key.startswith("shift_"))
                 channels = boxes(shifts)

@@ -25,7 +25,8 @@ from typing import Any
 from terareg.core.errors import AtlasError, few
 from terareg.core.orientation import check_orientation, opposite
 from terareg.storage.foreign import boundary, load_json, read_bytes, short
-from terareg.volumes.headers import describe_image, ome_axes, ome_scale, um_factors
+from terareg.volumes.headers import describe_image
+from terareg.volumes.ome_metadata import ome_axes, ome_scale, um_factors
 
 FOLDER_VARIABLE = "BRAINGLOBE_DIR"
 #: what a download leaves in the folder of an atlas: address, and SHA-256 of every file

@@ -34,6 +34,7 @@ _SHARED = Path("config/config.yaml")
 # 25 um has 77), images of so many bytes
 _ATLAS_MEGAVOXELS = 100
 _IMAGE_BYTES = 1 << 30
+_IMAGE_BYTES_ELSEWHERE = 1 << 26
 # a half of a brain, or a brain in much medium, stays within these factors of the atlas's size
 _LEAST_OF_ATLAS, _MOST_OF_ATLAS = 0.4, 2.5
 _DIRECTIONS = {"front to back": "AP", "top to bottom": "SI", "side to side": "RL"}
@@ -164,7 +165,7 @@ def _is_small(run: Run, key: str) -> bool:
 
 
 def _wrong_images(run: Run) -> list[str]:
-    """What is wrong with the middle planes of images on this machine that are imported."""
+    """What is wrong with the middle planes of images that are imported."""
     wrong = []
     for sample in filter(run.is_imported, run.samples):
         found = raw_data.image_headers(run, sample)
@@ -173,7 +174,8 @@ def _wrong_images(run: Run) -> list[str]:
         for channel, header in found.items():
             image = dict(raw_data.image_of_channel(run, sample, channel))
             path = image.pop("path")
-            if not Path(path).exists() or header.whole_bytes > _IMAGE_BYTES:
+            most = _IMAGE_BYTES_ELSEWHERE if "://" in path else _IMAGE_BYTES
+            if header.whole_bytes > most:
                 continue
             try:
                 sections = image_sections(path, frame, image, os.cpu_count() or 1)

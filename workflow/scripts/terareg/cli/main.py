@@ -66,11 +66,11 @@ def _add_init(commands) -> None:
     init = commands.add_parser(
         "init",
         help="inspect a folder or file and write a sample file for it",
-        description="Inspect a folder (or s3://bucket/prefix, or one image) and write a sample "
-        "file, and a table of tiles if one is needed. Guesses are marked; the orientation is "
-        "left blank for you to fill in or confirm.",
+        description="Inspect a folder, s3://bucket/prefix or image (a file or volume on this "
+        "machine, s3:// or https://) and write a sample file, and a table of tiles if one is "
+        "needed. Guesses are marked; the orientation is left blank for you to fill in or confirm.",
     )
-    init.add_argument("source", help="folder, s3://bucket/prefix, or image file")
+    init.add_argument("source", help="folder, image file, or address (s3://, https://)")
     init.add_argument("--out", type=Path, default=Path("sample.yaml"), help="file to write")
     init.add_argument("--name", help="name of the brain (default: name of the folder)")
     init.add_argument("--atlas", default="allen_mouse_25um", help="name of a BrainGlobe atlas")

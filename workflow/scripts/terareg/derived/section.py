@@ -19,7 +19,7 @@ from terareg.core.orientation import check_orientation
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
 from terareg.objects.line_reach import THICKEST_UM
 from terareg.storage.store import Store
-from terareg.storage.web import is_web, store_at
+from terareg.storage.web import is_web, plain_address, store_at
 
 _CHANNELS = ("fused/", "corrected_volume/")
 VOLUMES = ("fused", "corrected_volume", "labels")
@@ -278,7 +278,7 @@ def _check_source(
             )
     if entry.address is None:
         return
-    address = entry.address.removeprefix("precomputed://").removeprefix("zarr://")
+    address = plain_address(entry.address)
     if is_web(address):
         try:
             store_at(address)

@@ -19,7 +19,7 @@ from terareg.derived.mask import Mask
 from terareg.derived.section import Entry
 from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
-from terareg.storage.web import is_web, store_at
+from terareg.storage.web import store_at
 from terareg.volumes.headers import describe_image, image_state, nrrd_orientation, read_metadata
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.importing import check_whole
@@ -193,15 +193,17 @@ def open_view(store: Store, sample: str, entry: Entry, address: str | None = Non
     )
 
 
-def count_absent(entry: Entry, address: str | None) -> int:
+def count_absent(entry: Entry, address: str | None) -> int | None:
     """Number of chunks of a source elsewhere that are absent and zeros; it is said in the log.
+
+    None on the web, where chunks cannot be listed.
 
     Raises
     ------
     VolumeError
         If chunks are absent that the format does not define as zeros, unless the entry says so.
     """
-    if address is None or is_web(address):
+    if address is None:
         return 0
     filled = bool(entry.settings.get("fill_missing"))
     absent = check_whole(describe_image(address, believed=False), filled)

@@ -26,6 +26,7 @@ from terareg.registration.known_files import (
     is_folder,
 )
 from terareg.storage.store import Store
+from terareg.storage.web import plain_address, store_at
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LARGEST_TILE_VOXEL_UM = 200
@@ -213,7 +214,10 @@ def _check_volume_input(config: dict[str, Any]) -> None:
                 f"input.channels.{name}: {image} is not an image; with input.kind: volume write "
                 "its path, for example brain.nii.gz"
             )
-        Store(channel_image(config, name)["path"])
+        try:
+            store_at(plain_address(channel_image(config, name)["path"]))
+        except StoreError as error:
+            raise ConfigError(f"input.channels.{name}: {error}") from error
     images = [channel_image(config, name) for name in source["channels"]]
     parts = [(image["path"], image["channel"]) for image in images]
     if len(set(parts)) != len(parts):
@@ -469,11 +473,9 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
                 f"{key}.from: {origin.derived!r} is not a volume of the section derived, which "
                 f"has {few(volumes) or 'none'}; correct the name"
             )
-        for option in ("outlines", "common"):
-            if getattr(settings, option) is True and config["input"]["kind"] == "volume":
-                raise ConfigError(
-                    f"{key}.{option}: the input is a volume, which has no tiles; remove {option}"
-                )
+        # a plate, which only its metadata tell, has wells and sites to outline
+        if settings.common and config["input"]["kind"] == "volume":
+            raise ConfigError(f"{key}.common: the input is a volume, which has no tiles; remove it")
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
             raise ConfigError(

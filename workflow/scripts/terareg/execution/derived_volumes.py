@@ -22,8 +22,9 @@ from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
 from terareg.exports.settings import ExportSettings
 from terareg.objects.line_reach import check_reach
-from terareg.storage.web import is_web
+from terareg.storage.web import is_web, plain_address
 from terareg.volumes import headers
+from terareg.volumes.encodings import encodable
 
 _ZARR_SHARE, _LABEL_SHARE = 0.6, 0.05
 _DTYPES = {1: "uint8", 2: "uint16", 4: "float32"}
@@ -189,13 +190,13 @@ _shapes = cache(headers.level_shapes)
 
 def address_of(run: Run, entry: Entry) -> str:
     """Address of a source elsewhere, which jobs must be able to reach."""
-    address = (entry.address or "").removeprefix("precomputed://").removeprefix("zarr://")
+    address = plain_address(entry.address or "")
     if run.remote is not None and not (address.startswith("s3://") or is_web(address)):
         raise ConfigError(
             f"derived.{entry.name}.from: {address} is a local path, which jobs on other machines "
             "cannot read; give a volume on s3:// or https://"
         )
-    return address.rstrip("/")
+    return address
 
 
 def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedVolume:
@@ -303,17 +304,9 @@ def _check_table(entry: Entry, dtype: str, where: str) -> None:
             )
 
 
-_OF_CODEC = {
-    "jpeg": ("uint8",),
-    "png": ("uint8", "uint16"),
-    "jpegxl": ("uint8",),
-    "compressed_segmentation": ("uint32", "uint64"),
-}
-
-
 def _check_codec(entry: Entry, dtype: str, kind: str) -> None:
     codec = entry.settings.get("codec")
-    fitting = _OF_CODEC.get(codec or "", (dtype,))
+    fitting = encodable(codec, dtype)
     if kind and dtype not in fitting:
         raise ConfigError(
             f"derived.{entry.name}.codec: {codec} stores {' or '.join(fitting)}, not {dtype}; use "

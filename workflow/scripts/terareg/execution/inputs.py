@@ -625,7 +625,9 @@ def export_source(run: Run, sample: str, export: str) -> NamedFiles:
                 files[f"shift_{number}"] = path
     if settings.table is not None:
         files["outlines"] = followed(run, sample, settings.table)
-    if settings.of_tiles:
+    if settings.of_tiles and run.is_imported(sample):
+        files["index"] = run.path(sample, "input.json")
+    elif settings.of_tiles:
         grid = run.path(sample, f"fused/{origin.channel}/plan.json")
         files |= tiles_drawn(run, sample) | {"grid": grid}
     return files

@@ -15,6 +15,7 @@ from terareg.acquisition.layout_kinds import open_layout
 from terareg.core.errors import ConfigError, TeraregError
 from terareg.core.extents import channel_image
 from terareg.execution.run import Run
+from terareg.storage.web import is_web, plain_address
 from terareg.volumes import headers
 
 
@@ -172,11 +173,11 @@ def filled_channels(run: Run, sample: str) -> list[str]:
 
 def image_address(run: Run, sample: str, channel: str) -> str:
     """Address of the image of a channel."""
-    address: str = image_of_channel(run, sample, channel)["path"]
-    if run.remote is not None and not address.startswith("s3://"):
+    address = plain_address(image_of_channel(run, sample, channel)["path"])
+    if run.remote is not None and not (address.startswith("s3://") or is_web(address)):
         raise ConfigError(
             f"sample {sample}: channel {channel}: {address} is a local path, which jobs on other "
-            "machines cannot read; give an image on s3://"
+            "machines cannot read; give an image on s3:// or https://"
         )
     return address
 
@@ -199,6 +200,12 @@ def image_headers(run: Run, sample: str) -> dict[str, headers.Header]:
         for name, image in source["channels"].items():
             stated = None if isinstance(image, str) else image["channel"]
             headers.check_channel(found[name], name, stated)
+        for name, export in run.option(sample, "export").items():
+            if export["outlines"] is True and not next(iter(found.values())).outlines:
+                raise ConfigError(
+                    f"export.{name}.outlines: the input is a volume, which has neither tiles nor "
+                    "wells; remove outlines, or give a table of boxes"
+                )
     return found
 
 

@@ -1,16 +1,18 @@
-"""Outlines that the user lists in a table: wells of plates, or any other boxes, by their names."""
+"""Outlines of wells and sites by their names: of a plate, or as the user lists them in a table."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.storage.foreign import Table, boundary, parse_table, read_bytes, short
+from terareg.volumes.importing import frame_of_input
 
 #: opposite corners (z, y, x) of a box, micrometres
 Corners = tuple[Sequence[float], Sequence[float]]
@@ -52,6 +54,27 @@ def read_outlines(path: str | os.PathLike[str], frame: Frame) -> dict[str, Corne
     return {
         plate: _around([wells[name] for name in names]) for plate, names in plates.items()
     } | wells
+
+
+def outlines_of_plate(index: Mapping[str, Any]) -> dict[str, Corners]:
+    """Wells and sites of a plate that was imported.
+
+    Parameters
+    ----------
+    index : mapping
+        Content of ``input.json``.
+
+    Returns
+    -------
+    dict of str to (corner, corner)
+    """
+    frame = frame_of_input(index)
+    found = {}
+    for name, (top, left, bottom, right) in index["outlines"].items():
+        corners = np.array([[0, top, left], [frame.shape[0], bottom, right]]) - 0.5
+        low, high = frame.to_um(corners).tolist()
+        found[name] = (low, high)
+    return found
 
 
 def _wells(table: Table, z_um: Sequence[float]) -> tuple[dict[str, Corners], dict[str, list[str]]]:

@@ -22,7 +22,8 @@ from terareg.core.errors import AcquisitionError
 from terareg.intake.found import Found, Look, channel_names, table_text
 from terareg.storage.foreign import boundary, load_json, read_object, short
 from terareg.storage.part_names import join_part
-from terareg.volumes.headers import UM_PER, read_metadata
+from terareg.volumes.headers import read_metadata
+from terareg.volumes.ome_metadata import UM_PER
 
 _IMAGE = re.compile(
     r"(?:.*/)?micr/(?P<name>(?:[a-zA-Z]+-[a-zA-Z0-9]+_)+(?P<suffix>[A-Za-z0-9]+))"

@@ -27,7 +27,7 @@ from terareg.intake.found import Found, Look, channel_names, table_text
 from terareg.storage.foreign import boundary, check_xml, read_object, short
 from terareg.storage.part_arrays import missing_package
 from terareg.storage.part_names import join_part
-from terareg.volumes.headers import UM_PER
+from terareg.volumes.ome_metadata import UM_PER
 
 _REMEDY = "give the XML of a project of BigStitcher or BigDataViewer"
 _FORMATS = {"bdv.hdf5": "hdf5", "bdv.n5": "n5", "bdv.multimg.zarr": "zarr"}

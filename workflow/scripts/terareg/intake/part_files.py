@@ -18,8 +18,8 @@ from terareg.intake.tile_files import Stack, positioned_tiles, tiles_by_names
 from terareg.storage.foreign import boundary
 from terareg.storage.part_arrays import missing_package
 from terareg.storage.part_names import join_part
-from terareg.volumes.headers import UM_PER
 from terareg.volumes.imaris import ImarisImage, part_of, read_imaris
+from terareg.volumes.ome_metadata import UM_PER
 
 if TYPE_CHECKING:
     from terareg.storage import czi

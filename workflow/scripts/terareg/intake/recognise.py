@@ -1,4 +1,4 @@
-"""Recognise what a folder, an S3 prefix or an image file holds.
+"""Recognise what a folder, an S3 prefix, an image file or a volume on the web holds.
 
 Every recogniser says what it went by, and marks what it could only guess. The orientation of a
 sample is in no file and is never guessed.
@@ -29,7 +29,8 @@ from terareg.intake.tile_files import (
 from terareg.intake.tile_folders import terastitcher
 from terareg.storage.foreign import parse_table, read_object
 from terareg.storage.store import Store
-from terareg.volumes.headers import Header, describe_image, image_form
+from terareg.storage.web import beside, is_web, plain_address
+from terareg.volumes.headers import PLATE, Header, describe_image, image_form, nrrd_orientation
 
 #: formats that are not read, and what to do with them
 _UNREAD = {
@@ -40,20 +41,24 @@ _UNREAD = {
     ".nd2": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
 }
 _TILE_FILES = (".czi", ".lif")
+# images whose headers are read, one request each, to see whether they are channels of a brain
+_MOST_ON_S3 = 100
 _COLM_CHANNEL = re.compile(r"CHN(\d+)_PLN\d+\.(?:tiff?|png)$", re.IGNORECASE)
 _LABELS = re.compile(r"(^|[^a-z])(labels?|masks?|seg(mentation)?s?|annotations?)([^a-z]|$)", re.I)
 _VOLUME_ASKS = "voxel size [z, y, x] in micrometres, which the image does not state"
 
 
 def recognise(address: str) -> Found:
-    """What lies at a path or ``s3://`` address.
+    """What lies at a path, ``s3://`` or ``https://`` address; on the web, only volumes are known.
 
     Raises
     ------
     TeraregError
         If there is nothing, or nothing that is recognised; the message says what was seen.
     """
-    address = str(address).rstrip("/") or "/"
+    address = plain_address(str(address)) or "/"
+    if is_web(address):
+        return _on_web(address)
     if "://" not in address:
         path = Path(address).absolute()
         if not path.exists():
@@ -61,7 +66,7 @@ def recognise(address: str) -> Found:
         address = str(path)
         if path.is_file():
             return _one_file(address)
-    elif address.lower().endswith((".xml", *_TILE_FILES)):
+    elif address.lower().endswith((".xml", *_TILE_FILES)) or image_form(address) is not None:
         return _one_file(address)
     unread = _UNREAD.get(PurePosixPath(address).suffix.lower())
     if unread:
@@ -166,11 +171,24 @@ def _own_table(look: Look) -> Found | None:
 
 
 # ---------------------------------------------------------------------- volumes
+def _on_web(address: str) -> Found:
+    """A volume; tiles are found by listing, which the web does not know."""
+    if PurePosixPath(address).suffix.lower() in (".xml", *_TILE_FILES, *_UNREAD):
+        raise AcquisitionError(
+            f"{address} cannot be read from the web, where only volumes are; copy it to a folder "
+            "or s3://bucket/prefix"
+        )
+    if image_form(address) is not None:
+        return _one_file(address)
+    header = describe_image(address)
+    return _volumes({"image": address}, header, (f"{address} has the metadata of {header.form}",))
+
+
 def _one_file(address: str) -> Found:
     unread = _UNREAD.get(PurePosixPath(address).suffix.lower())
     if unread:
         raise _not_read(address, unread)
-    store, name = Store(address.rpartition("/")[0] or "/"), PurePosixPath(address).name
+    store, name = beside(address)
     if name.lower().endswith(".xml"):
         return with_sides(of_project(Look(store), name))
     if name.lower().endswith(_TILE_FILES):
@@ -199,10 +217,13 @@ def _volume_folder(look: Look) -> Found | None:
 def _volume_files(look: Look) -> Found | None:
     """Images of one shape that are volumes: the channels of a sample."""
     headers: dict[str, Header] = {}
-    for name in look.top():
-        if image_form(name) is not None and not look.store.is_s3:
+    names = look.top()
+    if look.store.is_s3 and len(names) > _MOST_ON_S3:
+        return None
+    for name in names:
+        if image_form(name) is not None:
             try:
-                headers[name] = describe_image(str(look.store.path(name)))
+                headers[name] = describe_image(look.store.address(name))
             except TeraregError:
                 continue
     labels = [name for name in headers if _LABELS.search(name) or headers[name].is_segmentation]
@@ -212,7 +233,7 @@ def _volume_files(look: Look) -> Found | None:
     if not headers or len(shapes) > 1 or min(next(iter(shapes))) < 2:
         return None
     first = next(iter(headers.values()))
-    files = {re.split(r"\.", n)[0]: str(look.store.path(n)) for n in headers}
+    files = {re.split(r"\.", n)[0]: look.store.address(n) for n in headers}
     shape = " x ".join(map(str, first.shape))
     left_out = (f"left out, because they are labels or masks: {few(labels)}",) if labels else ()
     if len(files) == 1:
@@ -240,12 +261,14 @@ def _volumes(
         }
     source: dict = {"kind": "volume", "channels": channels}
     notes, asked = {}, {}
+    if header.form == PLATE:
+        notes["orientation"] = "a plate has none, so that any three letters do, for example SAR"
     if header.spacing_um is None:
-        image = Path(next(iter(files.values())))
-        ome = Look(Store(str(image.parent))).ome(image.name) if header.form == "TIFF" else None
+        store, image = beside(next(iter(files.values())))
+        ome = Look(store).ome(image) if header.form == "TIFF" else None
         if ome is not None and all(ome.spacing_um):
             source["spacing_um"] = list(ome.spacing_um)
-            notes["spacing_um"] = spacing_note(image.name)
+            notes["spacing_um"] = spacing_note(image)
         else:
             source["spacing_um"] = None
             asked["spacing_um"] = _VOLUME_ASKS
@@ -254,4 +277,6 @@ def _volumes(
         why += (f"its header states voxels of {size} um (z, y, x)",)
     if header.orientation is not None:
         notes["orientation"] = f"the header states {header.orientation} (z, y, x)"
+    elif header.form == "NRRD" and (code := nrrd_orientation(header.name)):
+        notes["orientation"] = f"the header states {code} (z, y, x), often wrongly in this format"
     return Found("a volume", source, why, notes, {"channels": guess}, asked)

@@ -39,7 +39,7 @@ def open_file(store: Store, key: str) -> tuple[h5py.File, ObjectFile]:
     # opening it refuses what is no regular file
     source = ObjectFile(store, key, ranged=True)
     try:
-        where = source if store.is_s3 else store.path(key)
+        where = store.path(key) if store.is_local else source
         # file locks fail on network disks, and nothing is written
         return h5py.File(where, "r", locking=False), source
     except BaseException:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from http.client import HTTPException
 from typing import Any, NoReturn
@@ -26,11 +27,17 @@ _UNTRUE_RANGE = 416
 _PARTIAL = 206
 # of an object that a server which sends no parts may send as a whole
 _WHOLE_BYTES = 32 * 2**20
+_UNPACKED_BYTES = 1 << 30
 
 
 def is_web(address: str) -> bool:
     """Whether an address is one of the web."""
     return address.lower().startswith(("https://", "http://"))
+
+
+def plain_address(address: str) -> str:
+    """An address without the name of the format that Neuroglancer puts before it."""
+    return address.removeprefix("precomputed://").removeprefix("zarr://").rstrip("/")
 
 
 def store_at(address: str) -> Store:
@@ -59,8 +66,11 @@ class WebStore(Store):
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         if not is_web(self.url) or not parts.hostname or parts.query or parts.fragment:
+            # a query may be a signature, which is not shown
+            shown = self.url.partition("?")[0] + ("?..." if parts.query else "")
             raise StoreError(
-                f"{self.url!r} is not the web address of a folder; write https://server/folder"
+                f"{shown!r} is not the web address of a folder or file; write "
+                "https://server/folder, without ? and #"
             )
         if parts.username or parts.password:
             raise StoreError(
@@ -136,6 +146,10 @@ class WebStore(Store):
                     if headers and answer.status != _PARTIAL:
                         _check_small(address, answer)
                     data = answer.read()
+                    if answer.headers.get("Content-Encoding") == "gzip" and method == "GET":
+                        # some servers pack what was stored packed, whether asked to or not
+                        data = _unpacked(address, data)
+                        return data, len(data), _stamp(answer.headers)
                     size = _size(answer.headers, len(data))
                     return data, size, _stamp(answer.headers)
             except urllib.error.HTTPError as error:
@@ -155,6 +169,20 @@ class WebStore(Store):
 
 def _stamp(headers: Any) -> str:
     return str(headers.get("ETag") or headers.get("Last-Modified") or "")
+
+
+def _unpacked(address: str, data: bytes) -> bytes:
+    inflate = zlib.decompressobj(wbits=31)
+    try:
+        found = inflate.decompress(data, _UNPACKED_BYTES)
+    except zlib.error as error:
+        raise StoreError(f"{address} is no gzip, as its server says; correct the file") from error
+    if not inflate.eof:
+        raise StoreError(
+            f"{address} is cut off, or unpacks to over {_UNPACKED_BYTES >> 30} GiB; correct the "
+            "file"
+        )
+    return found
 
 
 def _check_small(address: str, answer: Any) -> None:

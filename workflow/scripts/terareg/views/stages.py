@@ -137,9 +137,12 @@ def _input(results: Results, stage: dict) -> None:
         "orientation of the array axes z, y, x": frame["orientation"],
     }
     stage["tables"].append(facts_table("Grid of all channels", facts))
-    columns = ("channel", "image", "form", "its type", "stored as")
+    columns = ("channel", "image", "form", "its type", "stored as", "missing chunks (zeros)")
     keys = ("source", "form", "source_dtype", "dtype")
-    rows = [[name, *(image[k] for k in keys)] for name, image in data["channels"].items()]
+    rows = [
+        [name, *(image[k] for k in keys), _missing_chunks(image)]
+        for name, image in data["channels"].items()
+    ]
     stage["tables"].append(rows_table("Images", columns, rows))
     stage["warnings"] += [
         f"channel {name}: {image['absent_chunks']} chunks of {image['source']} are missing and "
@@ -153,6 +156,11 @@ def _input(results: Results, stage: dict) -> None:
         for name, image in data["channels"].items()
         if image.get("ignored_images")
     ]
+
+
+def _missing_chunks(image: Mapping) -> int | str:
+    count: int | None = image.get("absent_chunks", 0)
+    return "not counted on the web" if count is None else count
 
 
 def _acquisition(results: Results, stage: dict, measured: list) -> None:

@@ -10,12 +10,14 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from terareg.core.errors import VolumeError
 from terareg.storage.foreign import short
-from terareg.storage.store import Store, check_key
+from terareg.storage.store import Entry, Store, check_key
+from terareg.storage.web import is_web
 
 #: suffixes that writers add to the names of compressed chunks
 SUFFIXES = (".gz", ".br", ".zstd", ".zst", ".xz", ".bz2")
@@ -25,6 +27,9 @@ _CODECS = ("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", 
 _ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation", "jxl")
 _MOST_CHUNK_BYTES = 1 << 32
 _MOST_LOOKED_AT = 100_000
+# of an axis, in sixths, the middle first; and chunks that are looked for where none can be listed
+_PARTS, _MOST_LOOKED_FOR = (3, 1, 5), 27
+_REQUESTS = 8  # at once
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,20 @@ class ChunkGrid:
         """Indices of all chunks."""
         return itertools.product(*map(range, self.counts))
 
+    def spread(self) -> list[tuple[int, ...]]:
+        """Indices of up to 27 chunks in all parts of the level, the middle one first."""
+        places = (dict.fromkeys(n * part // 6 for part in _PARTS) for n in self.counts)
+        return list(itertools.islice(itertools.product(*places), _MOST_LOOKED_FOR))
+
+    def object_name(self, index: Sequence[int], naming: Naming) -> str:
+        """Name of the object that a chunk lies in, which may be a shard."""
+        if not self.sharding:
+            return self.name(index, naming)
+        from terareg.storage.uint64_shards import Sharding  # needs NumPy
+
+        sharding = Sharding.from_json(self.sharding)
+        return sharding.file_name(sharding.place(self.number(index))[0])
+
     def pattern(self, naming: Naming) -> re.Pattern:
         """Pattern that matches the names of chunks."""
         if self.form == "precomputed":
@@ -203,8 +222,16 @@ def precomputed_grid(info: Mapping[str, Any], level: int) -> ChunkGrid:
 
 
 def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
-    """How the chunks of a level are really named; None if there is no object that could be one."""
+    """How the chunks of a level are really named; None if there is no object that could be one.
+
+    The web lists nothing: there, chunks of :meth:`ChunkGrid.spread` are looked for.
+    """
     wanted, others = grid.pattern(grid.naming), grid.other_namings()
+    if is_web(store.url):
+        middle = grid.object_name(grid.spread()[0], grid.naming)
+        if store.exists(f"{grid.folder}/{middle}"):
+            return grid.naming
+        return next((n for n in (grid.naming, *others) if look_for(store, grid, n)), None)
     patterns = [(naming, grid.pattern(naming)) for naming in others]
     found = None
     for name in grid.walk(store):
@@ -212,6 +239,14 @@ def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
             return grid.naming
         found = found or next((naming for naming, p in patterns if p.fullmatch(name)), None)
     return found
+
+
+def look_for(store: Store, grid: ChunkGrid, naming: Naming) -> list[Entry]:
+    """Entries of the objects of :meth:`ChunkGrid.spread` that are there."""
+    names = dict.fromkeys(grid.object_name(index, naming) for index in grid.spread())
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        found = pool.map(store.entry, [f"{grid.folder}/{name}" for name in names])
+        return [entry for entry in found if entry is not None]
 
 
 def count_absent(store: Store, grid: ChunkGrid, fill_missing: bool = False) -> int:

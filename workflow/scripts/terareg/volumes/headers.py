@@ -20,15 +20,13 @@ from terareg.core.errors import ConfigError, TeraregError, VolumeError, few
 from terareg.storage.foreign import (
     DEFLATE_RATIO,
     boundary,
-    load_json,
-    read_object,
     short,
 )
 from terareg.storage.part_arrays import missing_package
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile
 from terareg.storage.web import beside, is_web, store_at
-from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
+from terareg.volumes.chunks import ChunkGrid, find_naming, look_for, precomputed_grid, zarr_grid
 from terareg.volumes.imaris import read_imaris
 from terareg.volumes.meta_image import (
     META_IMAGE,
@@ -38,7 +36,22 @@ from terareg.volumes.meta_image import (
 )
 from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream, shear_degrees
 from terareg.volumes.nrrd import check_data, read_nrrd_header
+from terareg.volumes.ome_metadata import (
+    UM_PER,
+    check_levels,
+    check_names,
+    check_other_axes,
+    ome_axes,
+    ome_orientation,
+    ome_scale,
+    read_json_object,
+    size_of,
+    um_factors,
+    unknown_unit,
+    zarr_type,
+)
 from terareg.volumes.plane_series import PlaneSeries, plane_names, read_series
+from terareg.volumes.plates import Box, is_plate, read_plate
 from terareg.volumes.tiff_stack import companions_of, read_stack
 
 NIFTI = (".nii", ".nii.gz")
@@ -47,27 +60,21 @@ TIFF = (".tif", ".tiff", ".btf")
 IMARIS = (".ims",)
 #: form of a folder of planes
 SERIES = "series of planes"
+#: form of the wells of a plate, side by side
+PLATE = "OME-Zarr plate"
 #: forms of files whose planes are read one by one; Imaris is read in chunks
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF", "MetaImage")
 #: planes of a file on S3 or the web that are read at the same time
 PLANES_AT_ONCE = 4
 #: files that describe a volume in a folder, any one of them
 VOLUME_FILES = ("zarr.json", ".zattrs", "info")
-UM_PER = {
-    "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
-    "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0, "millimeter": 1e3, "mm": 1e3,
-    "centimeter": 1e4, "meter": 1e6, "m": 1e6, "inch": 25400.0,
-    "nanometre": 1e-3, "nanometers": 1e-3, "nanometres": 1e-3, "micrometre": 1.0,
-    "micrometers": 1.0, "micrometres": 1.0, "millimetre": 1e3, "millimeters": 1e3,
-    "millimetres": 1e3,
-}  # fmt: skip
 #: voxel sizes outside this range, and volumes longer than this, are taken for a wrong unit
 VOXEL_RANGE_UM = (0.05, 5_000.0)
 LONGEST_UM = 500_000.0
 #: factor by which a sample may be longer or shorter than an atlas
 MOST_APART = 25.0
 _MOST_VOXELS = 1 << 44
-_MOST_LEVELS = 64
+_SITES_WATCHED = 8  # of a plate on the web
 _STORED = ("uint8", "uint16", "float32")
 _SPACING_REMEDY = "set input.spacing_um to [z, y, x] in micrometres"
 
@@ -81,7 +88,8 @@ class Header:
     name : str
         Address, for messages.
     form : str
-        "NIfTI", "NRRD", "TIFF", "Imaris", "OME-Zarr", "precomputed" or :data:`SERIES`.
+        "NIfTI", "NRRD", "TIFF", "Imaris", "OME-Zarr", "precomputed", :data:`SERIES` or
+        :data:`PLATE`.
     shape : tuple of int
         Voxels along (z, y, x).
     dtype : str
@@ -91,7 +99,7 @@ class Header:
         Voxel size (z, y, x); None if the image does not state it.
     orientation : str or None
         Code of the axes (z, y, x), see :mod:`terareg.core.frames`; trusted only from NIfTI files
-        with a form code.
+        with a form code, and from OME-Zarr whose axes say it.
     channels : int
         Number of channels that an image file holds.
     channel_names : tuple of str
@@ -107,6 +115,8 @@ class Header:
     origin_um, direction : tuple of float or None
         For NIfTI and NRRD files: centre of the first voxel in world coordinates (left, posterior,
         superior, as in ITK), and the unit vectors of the axes x, y and z, one after the other.
+    outlines : tuple of (str, box)
+        Wells and sites of a plate, see :class:`terareg.volumes.plates.Plate`.
     is_stream : bool
         Whether the voxels of an NIfTI or NRRD file are compressed as one, so that those at the end
         are reached through all others.
@@ -129,6 +139,7 @@ class Header:
     channel_names: tuple[str, ...] = ()
     is_palette: bool = False
     others: tuple[str, ...] = ()
+    outlines: tuple[tuple[str, Box], ...] = ()
     is_stream: bool = False
     is_apart: bool = False
 
@@ -170,7 +181,7 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     Parameters
     ----------
     address : str
-        Path or ``s3://`` address.
+        Path, ``s3://`` or ``https://`` address.
     spacing_um : sequence of 3 float, optional
         Voxel size (z, y, x) from the user, micrometres. If given, everything that the header says
         of the grid is ignored: voxel size and orientation.
@@ -185,7 +196,8 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     """
     header = describe_image(address, believed=spacing_um is None)
     name = header.name
-    if min(header.shape) < 2:
+    # wells of a plate are often one plane
+    if min(header.shape[1:] if header.form == PLATE else header.shape) < 2:
         raise VolumeError(
             f"{name} has shape {header.shape} (z, y, x), which is not a volume; give one image "
             "with three dimensions"
@@ -379,7 +391,8 @@ def first_of_several(header: Header) -> str:
 def image_state(address: str) -> str:
     """Digest of names, sizes and change stamps of the files that an image consists of.
 
-    The web lists nothing: of a volume there it is the digest of the metadata alone.
+    The web lists nothing: of a volume there it is the digest of the metadata, and of the sizes and
+    stamps of chunks in all parts of the finest level.
     """
     store, name = _store_and_name(address)
     digest = hashlib.sha256()
@@ -392,6 +405,11 @@ def image_state(address: str) -> str:
     elif is_web(address):
         file, metadata = read_metadata(address, store)
         digest.update(json.dumps([file, metadata], sort_keys=True).encode())
+        with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
+            grids = chunk_grids(store)
+            for grid in grids[:: -(-len(grids) // _SITES_WATCHED)]:
+                for entry in look_for(store, grid, find_naming(store, grid) or grid.naming):
+                    digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
     else:
         for entry in store.list():
             digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
@@ -601,7 +619,12 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
                 f"{store.address(name)} contains {short(metadata)}; give the metadata of a volume"
             )
         return name, metadata
-    if is_web(store.url) or (store.is_local and not os.path.exists(address)):
+    if is_web(store.url):
+        raise VolumeError(
+            f"{address} does not exist; correct the path, or make it public (folders of planes "
+            "cannot be read from the web, which lists no files)"
+        )
+    if store.is_local and not os.path.exists(address):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
         f"{address} is not an image that terareg can read; give a NIfTI, NRRD, MetaImage, "
@@ -610,27 +633,22 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
     )
 
 
-def read_json_object(store: Store, name: str) -> Any:
-    """JSON that others wrote, from a store; :class:`FileNotFoundError` if there is none."""
-    try:
-        data = read_object(store, name)
-    except (FileNotFoundError, IsADirectoryError):
-        raise
-    except (OSError, ValueError) as error:
-        with boundary(store.address(name), VolumeError, "check that the volume is complete"):
-            raise error
-    with boundary(store.address(name), VolumeError, "check that the volume is complete"):
-        return load_json(data)
-
-
 def _volume_header(address: str) -> Header:
     store = store_at(address)
     name, metadata = read_metadata(address, store)
+    if is_plate(metadata):
+        return _plate_header(store, metadata)
     reader = _precomputed if name == "info" else _ome_zarr
     remedy = "give an OME-Zarr or precomputed volume with complete metadata"
     with boundary(f"{address}: its metadata", VolumeError, remedy):
         header, grid = reader(store, metadata)
-        naming = grid.naming if is_web(address) else find_naming(store, grid)
+        naming = find_naming(store, grid)
+    if naming is None and is_web(address):
+        raise VolumeError(
+            f"{address} has no chunk at {len(grid.spread())} places spread over {grid.folder}, "
+            "where its voxels are according to its metadata; copy them there, or, if nearly all of "
+            "it is black, give it in a folder or on s3://"
+        )
     if naming is None:
         raise VolumeError(
             f"{address} has no chunk under {grid.folder}, where its voxels are according to its "
@@ -639,10 +657,30 @@ def _volume_header(address: str) -> Header:
     return header
 
 
-def chunk_grid(store: Store) -> ChunkGrid:
-    """Chunks of the finest level of a volume in a folder."""
+def chunk_grids(store: Store) -> list[ChunkGrid]:
+    """Chunks of the finest level of a volume in a folder; of a plate, those of every site."""
     name, metadata = read_metadata(store.url, store)
-    return (_precomputed if name == "info" else _ome_zarr)(store, metadata)[1]
+    if is_plate(metadata):
+        sites = (site for site, _ in read_plate(store, metadata).sites)
+        return [zarr_grid(site.path, site.array, third=site.third) for site in sites]
+    return [(_precomputed if name == "info" else _ome_zarr)(store, metadata)[1]]
+
+
+def _plate_header(store: Store, metadata: Mapping[str, Any]) -> Header:
+    remedy = "give a plate with complete metadata"
+    with boundary(f"{store.url}: its metadata", VolumeError, remedy):
+        plate = read_plate(store, metadata)
+        site = plate.first
+        grid = zarr_grid(site.path, site.array, third=site.third)
+        if find_naming(store, grid) is None:
+            raise VolumeError(
+                f"{store.address(site.path)}, the first image of the plate, has no chunks; copy "
+                "them, or take it out of the metadata of the plate"
+            )
+    return Header(
+        store.url, PLATE, plate.shape, site.dtype, site.spacing_um, channels=site.channels,
+        outlines=plate.outlines,
+    )  # fmt: skip
 
 
 def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkGrid]:
@@ -673,12 +711,12 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
     sizes = dict(zip(axes, array["shape"], strict=True))
     check_other_axes(store.url, sizes)
     check_names(store.url, axes, array)
-    dtype = array["data_type"] if third else _zarr_type(array["dtype"])
+    dtype = array["data_type"] if third else zarr_type(array["dtype"])
     factors = um_factors(units)
     spacing: tuple[float, float, float] | None = None
     if scale is not None and factors is not None:
         spacing = tuple(scale[axes.index(a)] * f for a, f in zip("zyx", factors))
-    shape: tuple[int, int, int] = tuple(_size(sizes[a]) for a in "zyx")
+    shape: tuple[int, int, int] = tuple(size_of(sizes[a]) for a in "zyx")
     grid = zarr_grid(str(dataset["path"]), array, third=third)
     header = Header(
         store.url,
@@ -686,34 +724,13 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
         shape,
         str(dtype),
         spacing,
-        channels=_size(sizes.get("c", 1)),
+        orientation=ome_orientation(image),
+        channels=size_of(sizes.get("c", 1)),
         is_segmentation="image-label" in attributes.get("ome", attributes),
-        unit=_unknown_unit(units) if spacing is None else None,
+        unit=unknown_unit(units) if spacing is None else None,
         others=tuple(short(each.get("name") or f"number {n}") for n, each in enumerate(others, 2)),
     )
     return header, grid
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 40:
-        raise ValueError(f"a size of {short(value)}")
-    return value
-
-
-def check_levels(levels: Sequence) -> None:
-    """Raise :class:`ValueError` if the number of levels is impossible for a pyramid."""
-    if not 1 <= len(levels) <= _MOST_LEVELS:
-        raise ValueError(f"{len(levels)} levels of resolution, not 1 to {_MOST_LEVELS}")
-
-
-def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]]:
-    """Names of the axes of an OME-Zarr image in order, and their units by name.
-
-    Axes of channels and of time are called c and t, whatever name they have beside their type.
-    """
-    axes = image.get("axes", "tczyx")  # version 0.3 and earlier: only names, or no axes
-    names = [_axis_name(a) if isinstance(a, dict) else a for a in axes]
-    return names, {_axis_name(a): a.get("unit") for a in axes if isinstance(a, dict)}
 
 
 def check_finest_first(name: str, sizes: Sequence[Sequence[float]]) -> None:
@@ -731,75 +748,12 @@ def check_finest_first(name: str, sizes: Sequence[Sequence[float]]) -> None:
             )
 
 
-def _axis_name(axis: Mapping[str, Any]) -> str:
-    return {"channel": "c", "time": "t"}.get(str(axis.get("type")), axis["name"].lower())
-
-
-def check_other_axes(name: str, sizes: Mapping[str, int]) -> None:
-    """Raise :class:`VolumeError` for an axis beside channels and space along which there are more.
-
-    ``sizes`` are those of all axes by name.
-    """
-    for axis, size in sizes.items():
-        if axis not in "czyx" and size != 1:
-            what = "time points" if axis == "t" else f"images along its axis {short(axis)}"
-            raise VolumeError(
-                f"{name} contains {size} {what}; give one volume with three dimensions"
-            )
-
-
-def check_names(name: str, axes: Sequence[str], array: Mapping[str, Any]) -> None:
-    """Raise :class:`VolumeError` if an array (``zarr.json``) names its axes in another order."""
-    own = [str(n).lower() for n in array.get("dimension_names") or () if n is not None]
-    own = [n for n in own if n in ("z", "y", "x")]
-    stated = [a for a in axes if a in "zyx"]
-    if sorted(own) == ["x", "y", "z"] and own != stated:
-        raise VolumeError(
-            f"{name} has the axes {', '.join(stated)} in its multiscales, but its array names them "
-            f"{', '.join(own)} (dimension_names); correct the one that is wrong"
-        )
-
-
-def um_factors(units: Mapping[str, str | None]) -> list[float] | None:
-    """Micrometres per unit of the axes z, y and x; None if one unit is unknown."""
-    found = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
-    known = [factor for factor in found if factor is not None]
-    return known if len(known) == 3 else None
-
-
-def _unknown_unit(units: Mapping[str, str | None]) -> str | None:
-    """The first unit of the axes z, y and x that none knows; None if all lack one or are known."""
-    stated = (str(units[a]) for a in "zyx" if units.get(a))
-    return next((unit for unit in stated if unit.lower() not in UM_PER), None)
-
-
-def ome_scale(image: Mapping, dataset: Mapping, axes: int) -> list[float] | None:
-    """Voxel size along every axis of a level, in the axis' unit; None if not in the metadata."""
-    scale = None
-    for part in (image, dataset):
-        for transform in part.get("coordinateTransformations", []):
-            if transform["type"] == "scale":
-                factors = transform["scale"]
-                if len(factors) != axes:
-                    raise VolumeError(
-                        f"level {dataset['path']} of an OME-Zarr image has {len(factors)} scales "
-                        f"for {axes} axes; correct its coordinateTransformations"
-                    )
-                scale = [a * b for a, b in zip(scale or [1.0] * axes, factors)]
-    return scale
-
-
-def _zarr_type(code: str) -> str:
-    """NumPy name of a type code of Zarr 2, for example "<u2"."""
-    return f"{ {'u': 'uint', 'i': 'int', 'f': 'float', 'b': 'bool'}[code[1]] }{8 * int(code[2:])}"
-
-
 def _precomputed(store: Store, info: Mapping[str, Any]) -> tuple[Header, ChunkGrid]:
     check_levels(info["scales"])
     scale = info["scales"][0]
     spacing: tuple[float, float, float] = tuple(float(r) / 1e3 for r in scale["resolution"][::-1])
-    shape: tuple[int, int, int] = tuple(_size(n) for n in scale["size"][::-1])
-    channels = _size(info.get("num_channels", 1))
+    shape: tuple[int, int, int] = tuple(size_of(n) for n in scale["size"][::-1])
+    channels = size_of(info.get("num_channels", 1))
     check_finest_first(store.url, [[float(r) for r in s["resolution"]] for s in info["scales"]])
     header = Header(
         store.url,
@@ -826,9 +780,11 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
         return [series.shape]
     store = store_at(address)
     name, metadata = read_metadata(address, store)
+    if is_plate(metadata):
+        return [_plate_header(store, metadata).shape]
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
         if name == "info":
-            return [tuple(_size(n) for n in s["size"][::-1]) for s in metadata["scales"]]
+            return [tuple(size_of(n) for n in s["size"][::-1]) for s in metadata["scales"]]
         third = "zarr_format" in metadata
         attributes = metadata.get("attributes", {}) if third else metadata
         image = attributes.get("ome", attributes)["multiscales"][0]
@@ -837,7 +793,7 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
         for dataset in image["datasets"]:
             array = f"{dataset['path']}/{'zarr.json' if third else '.zarray'}"
             sizes = dict(zip(axes, read_json_object(store, array)["shape"], strict=True))
-            shapes.append(tuple(_size(sizes[a]) for a in "zyx"))
+            shapes.append(tuple(size_of(sizes[a]) for a in "zyx"))
         return shapes
 
 

@@ -21,7 +21,7 @@ from terareg.storage.foreign import boundary, check_memory, reason
 from terareg.storage.part_arrays import open_part
 from terareg.storage.part_names import join_part
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
-from terareg.storage.web import beside, store_at
+from terareg.storage.web import beside, plain_address, store_at
 from terareg.volumes.chunks import (
     ChunkGrid,
     Naming,
@@ -33,24 +33,28 @@ from terareg.volumes.fetched import FetchedChunks
 from terareg.volumes.file_boxes import FileBoxes
 from terareg.volumes.headers import (
     Header,
-    check_levels,
-    check_names,
-    check_other_axes,
     describe_image,
     find_series,
     image_form,
     level_shapes,
     nrrd_orientation,
-    ome_axes,
-    ome_scale,
     on_grid,
-    read_json_object,
     read_metadata,
-    um_factors,
 )
 from terareg.volumes.imaris import part_of
 from terareg.volumes.itk_files import open_itk, orientation_of, read_itk
 from terareg.volumes.meta_image import meta_layout, shear_of
+from terareg.volumes.ome_metadata import (
+    check_levels,
+    check_names,
+    check_other_axes,
+    ome_axes,
+    ome_orientation,
+    ome_scale,
+    read_json_object,
+    um_factors,
+)
+from terareg.volumes.plates import Plate, SiteImage, is_plate, read_plate
 from terareg.volumes.reader import Levels
 from terareg.volumes.voxels import file_planes
 
@@ -89,7 +93,7 @@ class OpenedImage(Levels):
         self.frames = tuple(frames)
         self._sources = tuple(sources)
         first = sources[0]
-        plain = isinstance(first, (np.ndarray, _FilePart, FileBoxes))
+        plain = isinstance(first, (np.ndarray, _FilePart, FileBoxes, _Mosaic))
         self.dtype = first.dtype if plain else first.dtype.numpy_dtype
         self.is_segmentation = False
 
@@ -100,7 +104,7 @@ class OpenedImage(Levels):
     def planes_together(self, level: int) -> int:
         """Planes of a chunk; 1 where planes are read one by one."""
         source = self._sources[level]
-        if isinstance(source, (np.ndarray, FileBoxes)):
+        if isinstance(source, (np.ndarray, FileBoxes, _Mosaic)):
             return 1
         if isinstance(source, (_FilePart, FetchedChunks)):
             return source.planes_together
@@ -113,6 +117,9 @@ class OpenedImage(Levels):
             return np.ascontiguousarray(source[box])
         if isinstance(source, _FilePart):
             return source.read(box)
+        if isinstance(source, _Mosaic):
+            with boundary(self.name, VolumeError, "check that the plate is complete"):
+                return source.read(box)
         if isinstance(source, FileBoxes):
             with boundary(self.name, VolumeError, "check that the file is complete"):
                 return source.read(box)
@@ -146,6 +153,45 @@ class _FilePart:
             return array.read(*box)
 
 
+class _Mosaic:
+    """Wells of a plate side by side, (z, y, x); sites are opened when they are read."""
+
+    def __init__(self, store: Store, plate: Plate, channel: int) -> None:
+        self._store, self._plate, self._channel = store, plate, channel
+        self.shape, self.dtype = plate.shape, np.dtype(plate.first.dtype)
+
+    def read(self, box: tuple[slice, slice, slice]) -> np.ndarray:
+        found = np.zeros([part.stop - part.start for part in box], self.dtype)
+        depth, rows, columns = box
+        # the first of sites that overlap is written last
+        for site, (top, left, bottom, right) in reversed(self._plate.sites):
+            low = max(top, rows.start), max(left, columns.start)
+            high = min(bottom, rows.stop), min(right, columns.stop)
+            if low[0] >= high[0] or low[1] >= high[1]:
+                continue
+            inside = (depth, *(slice(a - c, b - c) for a, b, c in zip(low, high, (top, left))))
+            at = tuple(
+                slice(a - p.start, b - p.start) for a, b, p in zip(low, high, (rows, columns))
+            )
+            found[(slice(None), *at)] = self._site(site)[inside].read().result()
+        return found
+
+    def _site(self, site: SiteImage) -> ts.TensorStore:
+        """Voxels (z, y, x) of a channel of a site."""
+        spec = {
+            "driver": "zarr3" if site.third else "zarr", "kvstore": self._store.kvstore(site.path)
+        }  # fmt: skip
+        array, names = _open(self._store, spec), list(site.axes)
+        for name in [name for name in names if name not in "zyx"]:
+            axis = names.index(name)
+            index = self._channel if name == "c" else 0
+            array = array[(slice(None),) * axis + (index,)]
+            names.remove(name)
+        if "z" not in names:
+            array, names = array[ts.newaxis], ["z", *names]
+        return array[ts.d[[names.index(a) for a in "zyx"]].transpose[:]]
+
+
 def open_image(address: str, settings: ImageSettings | None = None) -> OpenedImage:
     """Open an image file, an OME-Zarr group (0.4 or 0.5) or a precomputed volume.
 
@@ -169,7 +215,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
         If voxel size or orientation is unknown.
     """
     settings = settings or ImageSettings()
-    address = str(address).removeprefix("precomputed://").removeprefix("zarr://").rstrip("/")
+    address = plain_address(str(address))
     form = image_form(address)
     if form == "Imaris":
         return _open_imaris(address, settings)
@@ -179,6 +225,8 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
         return _open_file(address, settings)
     store = store_at(address)
     name, metadata = read_metadata(address, store)
+    if is_plate(metadata):
+        return _open_plate(address, store, metadata, settings)
     opener = _open_precomputed if name == "info" else _open_ome_zarr
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
         return opener(store, metadata, settings)
@@ -285,6 +333,8 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ope
         )
     image = ome["multiscales"][0]
     axes, units = ome_axes(image)
+    if settings.orientation is None and settings.spacing_um is None:
+        settings = replace(settings, orientation=ome_orientation(image))
     kept = [a for a in axes if a in "zyx"]
     if sorted(kept) != ["x", "y", "z"]:
         raise VolumeError(f"{store.url} has axes {axes}; give one volume with three dimensions")
@@ -321,6 +371,17 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ope
     if settings.spacing_um and not math.isfinite(spacing[0][0]):
         spacing[0] = [1.0] * 3
     return _pyramid(store.url, sources, spacing, settings)
+
+
+def _open_plate(address: str, store: Store, metadata: dict, settings: ImageSettings) -> OpenedImage:
+    with boundary(f"{address}: its metadata", VolumeError, "check that the plate is complete"):
+        plate = read_plate(store, metadata)
+    if not 0 <= settings.channel < plate.first.channels:
+        raise VolumeError(
+            f"{address} has channels 0 to {plate.first.channels - 1}, not {settings.channel}"
+        )
+    spacing = [list(plate.first.spacing_um or [1.0 if settings.spacing_um else math.nan] * 3)]
+    return _pyramid(address, [_Mosaic(store, plate, settings.channel)], spacing, settings)
 
 
 def _check_fixed(name: str, grid: ChunkGrid, fixed: dict[int, int]) -> None:

@@ -16,14 +16,15 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
+from terareg.core.parallel import map_items
 from terareg.storage.foreign import boundary
 from terareg.storage.part_arrays import part_facts
 from terareg.storage.part_names import join_part
 from terareg.storage.store import Store
-from terareg.storage.web import beside
-from terareg.volumes.chunks import count_absent
+from terareg.storage.web import beside, is_web, store_at
+from terareg.volumes.chunks import count_absent, find_naming
 from terareg.volumes.fetched import count_absent_in_shards
-from terareg.volumes.headers import FILE_FORMS, SERIES, Header, chunk_grid
+from terareg.volumes.headers import FILE_FORMS, PLATE, SERIES, Header, chunk_grids
 from terareg.volumes.images import OpenedImage
 from terareg.volumes.imaris import part_of
 from terareg.volumes.objects import PLAN_FILE, read_block_records, read_plan
@@ -32,9 +33,10 @@ from terareg.volumes.plan import Block, VolumePlan
 _VERSION = 1
 _SLAB_VOXELS = 1 << 22
 _EXACT_INTEGER = 1 << 24
+_REQUESTS = 8  # at once, where objects cannot be listed
 
 
-def check_whole(header: Header, fill_missing: bool = False) -> int:
+def check_whole(header: Header, fill_missing: bool = False) -> int | None:
     """Count the chunks of a volume that are absent because they are zero.
 
     Parameters
@@ -45,8 +47,10 @@ def check_whole(header: Header, fill_missing: bool = False) -> int:
 
     Returns
     -------
-    int
+    int or None
         Number in the finest level; 0 for files, and for formats in which zeros cannot be left out.
+        None for volumes on the web, which lists nothing; absent chunks of a precomputed volume are
+        an error there when they are read.
 
     Raises
     ------
@@ -57,16 +61,21 @@ def check_whole(header: Header, fill_missing: bool = False) -> int:
         return 0
     if header.form == "Imaris":
         return _absent_in_imaris(header)
-    store = Store(header.name)
+    store = store_at(header.name)
     folder, _, form = header.name.rpartition("/")
-    if folder and Store(folder).exists(PLAN_FILE):
-        _check_own(Store(folder), form)
+    if _is_own(folder):
+        _check_own(store_at(folder), form)
         return 0
+    if header.form == PLATE:
+        _check_sites(store)
+    if is_web(header.name):
+        return None
     with boundary(header.name, VolumeError, "check that the volume is complete"):
-        grid = chunk_grid(store)
-        if grid.sharding:
-            return count_absent_in_shards(store, grid, fill_missing)
-        return count_absent(store, grid, fill_missing)
+        absent = 0
+        for grid in chunk_grids(store):
+            count = count_absent_in_shards if grid.sharding else count_absent
+            absent += count(store, grid, fill_missing)
+        return absent
 
 
 def _absent_in_imaris(header: Header) -> int:
@@ -84,23 +93,56 @@ def _absent_in_imaris(header: Header) -> int:
     return count
 
 
+def _check_sites(store: Store) -> None:
+    """Raise unless every image of a plate has chunks, under the names that its metadata imply."""
+    grids = chunk_grids(store)
+    what = f"{store.url}: images"
+    found = map_items(lambda g: find_naming(store, g), grids, workers=_REQUESTS, what=what)
+    for grid, naming in zip(grids, found, strict=True):
+        if naming != grid.naming:
+            raise VolumeError(
+                f"{store.address(grid.folder)} has no chunks named as its metadata say; copy this "
+                "image again, or take it out of the metadata of the plate"
+            )
+
+
+def _is_own(folder: str) -> bool:
+    """Whether a folder is that of a volume of terareg."""
+    above = folder.rpartition("/")[0]
+    if not folder or (is_web(folder) and above.endswith("/")):  # the server itself
+        return False
+    return store_at(folder).exists(PLAN_FILE)
+
+
 def _check_own(parent: Store, form: str) -> None:
     """Raise if an object that is named in the records of a terareg volume is missing."""
     address, _, key = parent.url.rpartition("/")
-    store = Store(address or "/")
-    records = read_block_records(store, key, read_plan(store, key))
-    there = {entry.key: entry.size for entry in store.list(f"{key}/{form}")}
-    for record in records:
-        for name, size in record["objects"].items():
-            if name.startswith(f"{key}/{form}/") and there.get(name) != size:
-                raise VolumeError(
-                    f"{store.address(name)} is missing or has changed since it was written; run "
-                    "the workflow that made it again"
-                )
+    store = store_at(address or "/")
+    plan = read_plan(store, key)
+    wanted = {
+        name: size
+        for record in read_block_records(store, key, plan)
+        for name, size in record["objects"].items()
+        if name.startswith(f"{key}/{form}/")
+    }
+    if is_web(store.url):
+        what = f"{plan.name}: objects"
+        sizes = map_items(store.size, list(wanted), workers=_REQUESTS, what=what)
+        there = dict(zip(wanted, sizes, strict=True))
+    else:
+        there = {entry.key: entry.size for entry in store.list(f"{key}/{form}")}
+    for name, size in wanted.items():
+        if there.get(name) != size:
+            raise VolumeError(
+                f"{store.address(name)} is missing or has changed since it was written; run the "
+                "workflow that made it again"
+            )
 
 
 def describe_input(
-    headers: Mapping[str, Header], orientation: str, absent: Mapping[str, int] | None = None
+    headers: Mapping[str, Header],
+    orientation: str,
+    absent: Mapping[str, int | None] | None = None,
 ) -> dict:
     """Content of ``input.json``: grid and channels of a sample whose input is already a volume.
 
@@ -110,12 +152,13 @@ def describe_input(
         All on one grid, see :func:`terareg.volumes.headers.check_channels`.
     orientation : str
         Code of the array axes (z, y, x).
-    absent : mapping of channel name to int, optional
+    absent : mapping of channel name to int or None, optional
         Number of absent chunks, see :func:`check_whole`.
     """
     first = next(iter(headers.values()))
     frame = Frame(first.shape, first.spacing_um, orientation=orientation)
-    return {
+    outlines = {"outlines": dict(first.outlines)} if first.outlines else {}
+    return outlines | {
         "version": _VERSION,
         "frame": frame.to_json(),
         "channels": {

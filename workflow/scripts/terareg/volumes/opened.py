@@ -21,11 +21,12 @@ import numpy as np
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame
 from terareg.storage.store import Store
-from terareg.storage.web import is_web, store_at
+from terareg.storage.web import is_web, plain_address, store_at
 from terareg.volumes import ngff
-from terareg.volumes.headers import image_form, read_json_object
+from terareg.volumes.headers import image_form
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.objects import PLAN_FILE
+from terareg.volumes.ome_metadata import read_json_object
 from terareg.volumes.reader import Levels, Volume
 
 if TYPE_CHECKING:
@@ -77,9 +78,7 @@ def open_volume(
     ConfigError
         If the voxel size is not known.
     """
-    plain = str(address).rstrip("/")
-    for scheme in ("precomputed://", "zarr://"):
-        plain = plain.removeprefix(scheme)
+    plain = plain_address(str(address))
     is_file = image_form(plain) is not None
     if not is_file:
         own = _own_volume(plain)

@@ -18,19 +18,11 @@ from itertools import groupby
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame
 from terareg.core.levels import HALVED, Box, level_factors
+from terareg.volumes.encodings import ENCODINGS, encodable
 
 FORMATS = ("ome-zarr", "precomputed")
 CODECS = ("blosc-zstd", "blosc-lz4", "zstd", "gzip", "none")
 PRECOMPUTED_ENCODINGS = ("raw", "gzip")
-#: encodings of precomputed chunks that a volume may be given instead of its usual one
-ENCODINGS = ("raw", "gzip", "compressed_segmentation", "jpeg", "png", "jpegxl")
-#: types that an encoding can hold
-_ENCODED = {
-    "jpeg": ("uint8",),
-    "png": ("uint8", "uint16"),
-    "jpegxl": ("uint8",),  # of 16 bits Neuroglancer shows nothing, and cloud-volume writes none
-    "compressed_segmentation": ("uint32", "uint64"),
-}
 DOWNSAMPLINGS = ("mean", "sparse", "mode", "max", "min", "stride")
 KINDS = ("image", "segmentation")
 NGFF_VERSIONS = ("0.4", "0.5")
@@ -370,10 +362,10 @@ def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> 
             f"{name}: dtype {dtype} cannot be stored as {settings.kind}; "
             f"use {' or '.join(DTYPES[settings.kind])}"
         )
-    encodable = _ENCODED.get(settings.encoding or "", (dtype,))
-    if "precomputed" in settings.formats and dtype not in encodable:
+    fitting = encodable(settings.encoding, dtype)
+    if "precomputed" in settings.formats and dtype not in fitting:
         raise ConfigError(
-            f"{name}: {settings.encoding} cannot store {dtype}, only {' or '.join(encodable)}; "
+            f"{name}: {settings.encoding} cannot store {dtype}, only {' or '.join(fitting)}; "
             "use another codec"
         )
     if settings.encoding == "jpeg" and settings.edges[0] * settings.edges[1] > _MOST_JPEG_ROWS:

@@ -20,9 +20,11 @@ from terareg.storage.foreign import boundary
 from terareg.storage.records import write_record
 from terareg.storage.removal import Removal, remove
 from terareg.storage.store import Entry, Store
+from terareg.storage.web import plain_address
 from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
-from terareg.volumes.headers import ome_axes, ome_scale, read_json_object, read_metadata
+from terareg.volumes.headers import read_metadata
 from terareg.volumes.objects import PLAN_FILE
+from terareg.volumes.ome_metadata import ome_axes, ome_scale, read_json_object
 
 _ALMOST = 1e-6  # of a voxel
 _COPY = ".zmetadata"
@@ -185,7 +187,7 @@ def _parts(
 
 
 def _open(address: str) -> _Volume:
-    address = address.removeprefix("precomputed://").removeprefix("zarr://").rstrip("/")
+    address = plain_address(address)
     store = Store(address)
     folder, _, _ = address.rpartition("/")
     for place in (address, folder or "."):

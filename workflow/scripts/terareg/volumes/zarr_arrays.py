@@ -18,15 +18,22 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from terareg.core.errors import VolumeError
 from terareg.storage.store import Store
 from terareg.volumes.headers import read_metadata
+from terareg.volumes.ome_metadata import ome_attributes
+from terareg.volumes.plates import is_plate
 
 
 def open_array(store: Store, level: int) -> zarr.Array:
     """The array of a level of the OME-Zarr image in a folder, a bucket or on the web."""
     name, metadata = read_metadata(store.url, store)
-    attributes = metadata.get("attributes", {}) if name == "zarr.json" else metadata
-    image = attributes.get("ome", attributes)["multiscales"][0]
+    if is_plate(metadata):
+        raise VolumeError(
+            f"{store.url} is a plate, which is many arrays; use .numpy() or .dask(), or give an "
+            "image of a site"
+        )
+    image = ome_attributes(metadata)["multiscales"][0]
     path = str(image["datasets"][level]["path"])
     version = 3 if name == "zarr.json" else 2
     return zarr.open_array(ReadOnlyStore(store), path=path, mode="r", zarr_format=version)
