@@ -307,7 +307,7 @@ def test_every_tile_may_lean_in_its_own_way_and_groups_are_apart():
     true = {tile.name: rng.uniform(-6, 6, 3) for tile in acquisition.tiles}
     # no link between the second and third column
     apart = [p for p in links if (p.a[-1], p.b[-1]) != ("1", "2")]
-    found = leans_of_tiles(list(true), leaning_links(apart, true), [True] * len(apart))
+    found = leans_of_tiles(list(true), leaning_links(apart, true), [True] * len(apart), 100)
     for columns in ("01", "23"):
         own = [name for name in true if name[-1] in columns]
         middle = np.median([true[name] for name in own], axis=0)
