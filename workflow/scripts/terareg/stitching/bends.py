@@ -28,6 +28,7 @@ _PRIOR_VOX = 2.0  # scale of the shapes that are looked for
 _LEAST_SHAPE = 0.05  # voxels; smaller shapes are as good as none
 _CUT = 4.685  # standard deviations at which a point no longer counts
 _ITERATIONS = 20
+_AT_REST = 1e-4  # voxels; the iteration ends at smaller steps
 _PASSES = 2  # of the solution, between which points are looked up again in b
 _TIE = 1e-4  # weight of neighbours' places at the start, which leaves no cell loose
 _LEAST_OF_PART = 2  # points of a part of a seam, from which its misfit is told
@@ -91,7 +92,7 @@ def foretelling(
         points.owner, [k for k, pair in enumerate(pairs) if len(pair.points) >= LEAST_POINTS]
     )
     plain = {name: terms for name, terms in free.items() if name not in clear}
-    without: dict[str, list[np.ndarray]] = {name: [] for name in clear}
+    without: dict[str, list[list[float]]] = {name: [] for name in clear}
     for fold in range(_FOLDS):
         held = measured & (windows % _FOLDS == fold)
         if not held.any():
@@ -280,7 +281,10 @@ class _Solver:
         """Solution, and weights of the points: inverse variances, less where they contradict."""
         solution, prior = self._start, np.full(len(self._tiles), _PRIOR_VOX**-2.0)
         for _ in range(2 * _ITERATIONS):
+            before = solution
             solution = self._solve(self.counted / np.maximum(self._away(solution), 1), prior)
+            if np.abs(solution - before).max() < _AT_REST:
+                break
             size = np.zeros(self.cells)
             np.add.at(size, self._tiles, (solution[self.cells :] ** 2).sum(axis=1))
             prior = 1 / (_PRIOR_VOX * np.maximum(np.sqrt(size), _LEAST_SHAPE))[self._tiles]
@@ -289,14 +293,14 @@ class _Solver:
         for _ in range(_ITERATIONS):
             away = self._away(solution) / (_CUT * scale)
             weights = self.counted * (1 - np.minimum(away, 1) ** 2) ** 2 / scale**2
-            solution = self._solve(weights, prior)
+            before, solution = solution, self._solve(weights, prior)
+            if np.abs(solution - before).max() < _AT_REST:
+                break
         return solution, weights
 
     def _spread(self, away: np.ndarray) -> float:
         """Standard deviation of points as a multiple of their noise; fits take part of it away."""
-        counted = self.counted > 0
-        seen = np.unique(self.design[counted].indices)
-        fitted = int(np.isin(seen, np.arange(self.cells)).sum()) - 1 + int((seen >= self.cells).sum())
+        fitted = len(np.unique(self.design[self.counted > 0].indices)) - 1  # cell 0 is at 0
         free = max(1, len(away) - fitted)
         # the median of the squared length of three normal numbers is 2.37; longer tails count
         return 1.4826 / math.sqrt(2.37) * float(np.median(away)) * math.sqrt(len(away) / free)

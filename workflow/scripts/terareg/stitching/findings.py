@@ -132,7 +132,7 @@ def report(
     }
     loops = _loops(grid, pairs, straight, kept, usable)
     summary = _summary(links, loops, tiles)
-    summary["lean_left_vox"] = lean_left(pairs, kept, found.shapes)
+    summary["lean_left_vox"] = lean_left(pairs, kept, found.shapes, grid.tile_shape[0])
     shares = [link.seam_share for link in links if link.seam_share is not None]
     summary["seams_off_percent"] = (
         100 * sum(share < SEAM_SHARE for share in shares) / len(shares) if shares else None

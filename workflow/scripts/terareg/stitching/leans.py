@@ -6,8 +6,8 @@ first plane of its stack to the last, in voxels; the lean of a pair is the lean 
 a.
 
 A pair has a few windows, whose scatter says little about their noise. Whether a lean is clear is
-therefore a t test, in which the scatter of the windows of all pairs counts as well: as much as pairs
-are alike (Smyth, Statistical Applications in Genetics and Molecular Biology 3(1):3, 2004).
+therefore a t test, in which the scatter of the windows of all pairs counts as well, as much as
+pairs are alike (Smyth, Statistical Applications in Genetics and Molecular Biology 3(1):3, 2004).
 """
 
 from __future__ import annotations
@@ -192,9 +192,7 @@ def leans_of_tiles(
     contradict each other by more than their errors enlarge these. ``planes`` is those of a stack.
     """
     listed = [p for p, keep in zip(pairs, kept) if keep]
-    used = [
-        (p.a, p.b, lean) for p, lean in zip(listed, _leans_of_pairs(listed, planes)) if lean
-    ]
+    used = [(p.a, p.b, lean) for p, lean in zip(listed, _leans_of_pairs(listed, planes)) if lean]
     ends = {name for a, b, _ in used for name in (a, b)}
     tied = [name for name in names if name in ends]
     index = {name: k for k, name in enumerate(tied)}
@@ -302,16 +300,19 @@ def lean_warnings(leans: Mapping[str, Lean], planes: int) -> list[str]:
 
 
 def lean_left(
-    pairs: Sequence[PairResult], kept: Iterable[bool], shapes: Mapping[str, np.ndarray]
+    pairs: Sequence[PairResult],
+    kept: Iterable[bool],
+    shapes: Mapping[str, np.ndarray],
+    planes: int,
 ) -> float | None:
     """Largest lean of a kept pair that is left once the shapes of tiles are corrected.
 
     Two standard errors less, so that noise does not count; None if none was measured.
     """
+    listed = [p for p, keep in zip(pairs, kept) if keep]
     found = []
-    for pair, keep in zip(pairs, kept):
-        lean = lean_of_pair(pair)
-        if keep and lean is not None:
+    for pair, lean in zip(listed, _leans_of_pairs(listed, planes)):
+        if lean is not None:
             a, b = (shapes[n][:, 0] if n in shapes else np.zeros(3) for n in (pair.a, pair.b))
             left = np.abs(np.array(lean.vox) - b + a) - 2 * np.array(lean.sigma_vox)
             found.append(max(0.0, float(left.max())))
