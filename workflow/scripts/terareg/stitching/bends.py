@@ -32,6 +32,7 @@ _AT_REST = 1e-4  # voxels; the iteration ends at smaller steps
 _PASSES = 2  # of the solution, between which points are looked up again in b
 _TIE = 1e-4  # weight of neighbours' places at the start, which leaves no cell loose
 _LEAST_OF_PART = 2  # points of a part of a seam, from which its misfit is told
+_SURE = 0.975  # probability of a value below the upper end of an interval of 95 %
 _FOLDS = 5
 _PARTS = 6  # of the depth and of the length of a seam, whose points are left out together
 _LEAST_PARTS = 5  # of the seams of a tile, from which it is told what its shape foretells
@@ -174,11 +175,46 @@ def misfits_of(
 ) -> dict[int, np.ndarray]:
     """How far seams do not fit, voxels, part by part along them, by the number of the pair.
 
-    Each is the median over the points of a third of a seam, so that their noise does not count;
-    thirds with fewer than two points, and pairs without points, have none. ``fields`` are those of
+    Each is the length of the median over the points of a third of a seam; thirds with fewer than
+    two points, and pairs without points, have none. ``fields`` are those of
     tiles that are distorted within themselves, (2, rows, columns), see
     :class:`terareg.volumes.warps.Warp`.
     """
+    return {
+        k: np.array([np.linalg.norm(np.median(left, axis=0)) for left in parts])
+        for k, parts in _left_of_thirds(grid, pairs, positions, shapes, fields).items()
+    }
+
+
+def sure_misfits_of(
+    grid: CellGrid,
+    pairs: Sequence[PairResult],
+    positions: np.ndarray,
+    shapes: Mapping[str, np.ndarray],
+    fields: Mapping[str, np.ndarray] | None = None,
+) -> dict[int, np.ndarray]:
+    """As :func:`misfits_of`, less what the scatter of the points of each third explains.
+
+    Along each axis by the half width of the interval of 95 % of their mean, by Student's t: two
+    points, one of which is wrong, say nothing.
+    """
+    return {
+        k: np.array([_beyond_scatter(left) for left in parts])
+        for k, parts in _left_of_thirds(grid, pairs, positions, shapes, fields).items()
+    }
+
+
+def _beyond_scatter(left: np.ndarray) -> float:
+    """Length of the median of points, (points, 3), less what their scatter explains."""
+    number = len(left)
+    wide = float(special.stdtrit(number - 1, _SURE)) * left.std(axis=0, ddof=1) / math.sqrt(number)
+    return float(np.linalg.norm(np.maximum(np.abs(np.median(left, axis=0)) - wide, 0)))
+
+
+def _left_of_thirds(
+    grid: CellGrid, pairs: Sequence[PairResult], positions: np.ndarray, shapes, fields
+) -> dict[int, list[np.ndarray]]:
+    """What is left of the displacements of points, (points, 3), for thirds of seams."""
     if not any(pair.points for pair in pairs):
         return {}
     points = seam_table(pairs, grid.tile_shape)
@@ -195,9 +231,7 @@ def misfits_of(
         along = 3 - SEAM_AXIS[pair.direction]
         third = (3 * points.first[own, along] / grid.tile_shape[along]).astype(int)
         parts = [left[own][third == n] for n in range(3)]
-        found[k] = np.array(
-            [np.linalg.norm(np.median(p, axis=0)) for p in parts if len(p) >= _LEAST_OF_PART]
-        )
+        found[k] = [part for part in parts if len(part) >= _LEAST_OF_PART]
     return found
 
 

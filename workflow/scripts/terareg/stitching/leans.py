@@ -144,12 +144,19 @@ def _beyond(chance: float, free: np.ndarray) -> np.ndarray:
 def _leans_of_pairs(pairs: Sequence[PairResult], planes: int) -> list[Lean | None]:
     """Leans of pairs, with errors from the scatter of their own windows and of those of all."""
     lines = [_line_of(p.windows, planes) if p.lean_vox is not None else None for p in pairs]
-    known = [line for line in lines if line is not None]
+    known = [(p, line) for p, line in zip(pairs, lines) if line is not None]
     if not known:
         return [lean_of_pair(pair) for pair in pairs]
-    variances = np.maximum([line.variance for line in known], _WINDOW_SIGMA**2)
-    free = np.array([line.free for line in known], float)
-    usual, weight = np.array([_usual_variance(v, free) for v in variances.T]).T
+    free = np.array([line.free for _, line in known], float)[:, None]
+    error = np.array([line.error for _, line in known])[:, None]
+    variances = np.maximum([line.variance for _, line in known], _WINDOW_SIGMA**2)
+    common = _common_leans([pair for pair, _ in known])
+    others = np.array([common[pair.b] - common[pair.a] for pair, _ in known])
+    left = np.array([pair.lean_vox for pair, _ in known]) - others
+    about = (free * variances + (left / error) ** 2) / (free + 1)
+    usual, weight = np.array(
+        [_usual_variance(v, w, free[:, 0]) for v, w in zip(variances.T, about.T)]
+    ).T
     found: list[Lean | None] = []
     for pair, line in zip(pairs, lines):
         if line is None or pair.lean_vox is None:
@@ -162,22 +169,42 @@ def _leans_of_pairs(pairs: Sequence[PairResult], planes: int) -> list[Lean | Non
     return found
 
 
-def _usual_variance(variances: np.ndarray, free: np.ndarray) -> tuple[float, float]:
+def _common_leans(pairs: Sequence[PairResult]) -> dict[str, np.ndarray]:
+    """What at least half of the pairs of each tile agree on, were it alone to lean; else 0."""
+    seen: dict[str, list[np.ndarray]] = {name: [] for p in pairs for name in (p.a, p.b)}
+    for pair in pairs:
+        seen[pair.b].append(np.array(pair.lean_vox))
+        seen[pair.a].append(-np.array(pair.lean_vox))
+    found = {}
+    for name, leans in seen.items():
+        ordered = np.sort([np.zeros(3), *leans] if len(leans) == 1 else leans, axis=0)
+        low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+        nearer = np.where(np.abs(low) < np.abs(high), low, high)
+        found[name] = np.where(low * high > 0, nearer, 0.0)
+    return found
+
+
+def _usual_variance(
+    variances: np.ndarray, about: np.ndarray, free: np.ndarray
+) -> tuple[float, float]:
     """Variance about which those of pairs scatter, and the degrees of freedom that it is worth.
 
     From the mean and variance of the logarithms, beyond what their own degrees of freedom explain
-    (Smyth 2004, section 6.2); at most all of these.
+    (Smyth 2004, section 6.2); at most all of these. How alike pairs are is judged by their scatter
+    ``about`` what several pairs agree on, one degree of freedom more: windows that scatter more
+    than those of other pairs are not to make a lean clear because they happen to lie on a line.
     """
     if len(variances) < _LEAST_PAIRS:
         return 1.0, 0.0
-    logs = np.log(variances) - special.digamma(free / 2) + np.log(free / 2)
-    spread = float(np.var(logs, ddof=1) - special.polygamma(1, free / 2).mean())
-    # at trigamma(x) = spread; it is between 1 / x and 1 / x + 1 / x^2
+    more = free + 1
+    logs = np.log(about) - special.digamma(more / 2) + np.log(more / 2)
+    spread = float(np.var(logs, ddof=1) - special.polygamma(1, more / 2).mean())
     low, high = 1e-3, min(_MOST_FREE, float(free.sum())) / 2
     if spread <= float(special.polygamma(1, high)):
         half = high
     else:
         half = float(optimize.brentq(lambda x: special.polygamma(1, x) - spread, low, high))
+    logs = np.log(variances) - special.digamma(free / 2) + np.log(free / 2)
     usual = math.exp(float(logs.mean()) + float(special.digamma(half)) - math.log(half))
     return usual, 2 * half
 
@@ -307,15 +334,17 @@ def lean_left(
 ) -> float | None:
     """Largest lean of a kept pair that is left once the shapes of tiles are corrected.
 
-    Two standard errors less, so that noise does not count; None if none was measured.
+    Two standard errors less, and 0 unless it is clear, so that noise does not count; None if none
+    was measured.
     """
     listed = [p for p, keep in zip(pairs, kept) if keep]
     found = []
     for pair, lean in zip(listed, _leans_of_pairs(listed, planes)):
         if lean is not None:
             a, b = (shapes[n][:, 0] if n in shapes else np.zeros(3) for n in (pair.a, pair.b))
-            left = np.abs(np.array(lean.vox) - b + a) - 2 * np.array(lean.sigma_vox)
-            found.append(max(0.0, float(left.max())))
+            left = np.abs(np.array(lean.vox) - b + a)
+            sure = np.where(left > lean.clear_vox, left - 2 * np.array(lean.sigma_vox), 0.0)
+            found.append(max(0.0, float(sure.max())))
     return max(found, default=None)
 
 
