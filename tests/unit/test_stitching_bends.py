@@ -167,6 +167,25 @@ def test_few_points_of_which_some_are_off_bend_no_tile(seed):
     assert not placement.matrices(SIZE)
 
 
+def test_a_wrong_point_among_few_is_no_misfit_of_a_seam():
+    """Near the border of the tissue parts of seams have two points, of which one is noise."""
+    world = World(acquisition_of(3, 3, SIZE, STEP), {})
+    pairs = []
+    for pair in world.pairs(0.1, 1, 5):
+        wrong = np.add(pair.points[0].displ_vox, (0, -5.0, 3.0))
+        pairs.append(
+            replace(
+                pair,
+                points=(replace(pair.points[0], displ_vox=tuple(wrong)), *pair.points[1:]),
+            )
+        )
+    told = place(world.acquisition, pairs, tile_model="auto").summary
+    assert told["tiles_bent"] == 0 and told["seam_misfit_vox"] < 0.5
+    turned_one = World(acquisition_of(3, 3, SIZE, STEP), {"T11": turned(1.5, 3)})
+    told = place(world.acquisition, turned_one.pairs(), tile_model="translation").summary
+    assert told["seam_misfit_vox"] > 1.5
+
+
 def test_points_that_are_often_off_tell_a_tile_that_is_turned():
     world = World(acquisition_of(3, 3, SIZE, STEP), {"T11": turned(0.8, 1.5)})
     placement = place(world.acquisition, world.pairs(0.2, 1, 12, 3.0), tile_model="auto")
