@@ -149,11 +149,10 @@ def test_tiles_that_are_only_moved_stay_so_whatever_the_noise():
         )
 
 
-@pytest.mark.parametrize("seed", [1, 4])
-def test_few_points_of_which_some_are_off_bend_no_tile(seed):
+def test_few_points_of_which_some_are_off_bend_no_tile():
     """Sparse tissue: five points a seam, two seams without, and one that is wrong at one end."""
     world = World(acquisition_of(3, 3, SIZE, STEP), {})
-    pairs = [p for p in world.pairs(0.4, seed, 5, 3.0) if (p.a, p.b) != ("T01", "T11")]
+    pairs = [p for p in world.pairs(0.4, 4, 5, 3.0) if (p.a, p.b) != ("T01", "T11")]
     pairs = [p for p in pairs if (p.a, p.b) != ("T10", "T11")]
     for k, pair in enumerate(pairs):
         if (pair.a, pair.b) == ("T00", "T10"):
