@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from terareg.stitching.pairs import PairResult, WindowResult
 
 CLEAR = 4.0  # standard errors from which a lean is told, if these are known
-_CLEAR_CHANCE = 1 - special.ndtr(CLEAR)  # probability that it is beyond them on one side
+_CLEAR_CHANCE = float(special.ndtr(-CLEAR))  # probability that it is beyond them on one side
+_SET_CHANCE = 0.01  # probability that a lean of any tile of a set is told by chance
 _WINDOW_SIGMA = 0.1  # voxels, standard error of the displacement of a window, at least
-_TWO_CHANCE = 1 - special.ndtr(2.0)
+_TWO_CHANCE = float(special.ndtr(-2.0))
 _MOST_FREE = 1e3  # degrees of freedom; more are as good as all
 _LEAST_PAIRS = 3  # from which it is told how alike their windows scatter
 _JUMP_AGREES = 2.0  # voxels, largest difference of windows that agree on another displacement
@@ -51,8 +52,8 @@ class Lean:
     sigma_vox : tuple of float
         Its standard error: 95 % of leans differ from the true one by less than two of them.
     clear_vox : tuple of float
-        Beyond which it is clear: as improbable by chance as four known standard errors. Of few
-        windows that is many times the standard error.
+        Beyond which it is clear: as improbable by chance as four known standard errors, or as told
+        where many are judged together. Of few windows that is many times the standard error.
     """
 
     vox: tuple[float, float, float]
@@ -91,7 +92,8 @@ def lean_of_windows(windows: Sequence[WindowResult], planes: int) -> tuple[Lean,
     line = _line_of(windows, planes)
     if line is None:
         return None
-    return _lean(line.solution[1], line.error, line.variance, line.free), line.solution[0]
+    lean = _lean(line.solution[1], line.error, (line.variance, line.free), _CLEAR_CHANCE)
+    return lean, line.solution[0]
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,13 @@ def _line_of(windows: Sequence[WindowResult], planes: int) -> _Line | None:
     return _Line(solution, variance, free, math.sqrt(float(inverse[1, 1])))
 
 
-def _lean(value, error, variance, free) -> Lean:
-    """Lean whose variance (3) is known from ``free`` degrees of freedom, one number or three."""
-    free = np.broadcast_to(np.asarray(free, float), (3,))
+def _lean(value, error: float, known, clear_chance: float) -> Lean:
+    """Lean whose variance (3) is ``known`` from degrees of freedom, one number or three."""
+    variance, free = known[0], np.broadcast_to(np.asarray(known[1], float), (3,))
     # few windows may agree better than they are: three lie on a line by chance one time in ten
     widths = [
         np.sqrt(np.maximum(variance * _beyond(chance, free) ** 2, (sigmas * _WINDOW_SIGMA) ** 2))
-        for chance, sigmas in ((_TWO_CHANCE, 2.0), (_CLEAR_CHANCE, CLEAR))
+        for chance, sigmas in ((_TWO_CHANCE, 2.0), (clear_chance, CLEAR))
     ]
     return Lean(_floats(value), _floats(error * widths[0] / 2), _floats(error * widths[1]))
 
@@ -141,8 +143,12 @@ def _beyond(chance: float, free: np.ndarray) -> np.ndarray:
     return found
 
 
-def _leans_of_pairs(pairs: Sequence[PairResult], planes: int) -> list[Lean | None]:
-    """Leans of pairs, with errors from the scatter of their own windows and of those of all."""
+def _leans_of_pairs(pairs: Sequence[PairResult], planes: int, judged: int) -> list[Lean | None]:
+    """Leans of pairs, with errors from the scatter of their own windows and of those of all.
+
+    They are clear by chance in one of a hundred sets in which as many as ``judged`` are.
+    """
+    chance = _SET_CHANCE / (6 * judged)  # three axes, two sides
     lines = [_line_of(p.windows, planes) if p.lean_vox is not None else None for p in pairs]
     known = [(p, line) for p, line in zip(pairs, lines) if line is not None]
     if not known:
@@ -165,7 +171,7 @@ def _leans_of_pairs(pairs: Sequence[PairResult], planes: int) -> list[Lean | Non
         total = weight + line.free
         own = np.maximum(line.variance, _WINDOW_SIGMA**2)
         variance = (weight * usual + line.free * own) / total
-        found.append(_lean(pair.lean_vox, line.error, variance, total))
+        found.append(_lean(pair.lean_vox, line.error, (variance, total), chance))
     return found
 
 
@@ -219,7 +225,11 @@ def leans_of_tiles(
     contradict each other by more than their errors enlarge these. ``planes`` is those of a stack.
     """
     listed = [p for p, keep in zip(pairs, kept) if keep]
-    used = [(p.a, p.b, lean) for p, lean in zip(listed, _leans_of_pairs(listed, planes)) if lean]
+    used = [
+        (p.a, p.b, lean)
+        for p, lean in zip(listed, _leans_of_pairs(listed, planes, len(names)))
+        if lean
+    ]
     ends = {name for a, b, _ in used for name in (a, b)}
     tied = [name for name in names if name in ends]
     index = {name: k for k, name in enumerate(tied)}
@@ -339,7 +349,7 @@ def lean_left(
     """
     listed = [p for p, keep in zip(pairs, kept) if keep]
     found = []
-    for pair, lean in zip(listed, _leans_of_pairs(listed, planes)):
+    for pair, lean in zip(listed, _leans_of_pairs(listed, planes, len(listed))):
         if lean is not None:
             a, b = (shapes[n][:, 0] if n in shapes else np.zeros(3) for n in (pair.a, pair.b))
             left = np.abs(np.array(lean.vox) - b + a)
