@@ -40,7 +40,7 @@ from terareg.stitching.correlation import (
 )
 from terareg.stitching.depth_search import find_depth
 from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare
-from terareg.stitching.leans import lean_of_windows
+from terareg.stitching.leans import chance_of_lean, lean_of_windows
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult, SeamPoint, WindowResult
 from terareg.stitching.projections import measure_projections
 from terareg.stitching.refinement import choose_patches, cuts_of, keep_patches, refine
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 _LEAST_SIGMA = 0.02  # voxels
 _LEAST_SEARCH = 6  # voxels along an axis that is searched: stages err by voxels, however coarse
-_NO_CHANCE = 1e-3  # probability that so many windows fit best at the limit of the search
+_NO_CHANCE = 1e-3  # probability that so many windows fit best at the limit, or are on a line
 _SLANTING = 2.0  # times the tolerance, within which windows agree with a trend along the seam
 _UNMATCHED = ("disagree", "beyond_search")  # states of pairs with structure in their overlap
 
@@ -238,10 +238,10 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     along = pair.along if settings.points else None
     leaning = None
     if 1 - line.chance >= least and len(line.members) > len(found.members):
-        # a tile that leans so much that depths do not agree, unless by chance or clearly
+        # a tile that leans so much that depths do not agree
         of_trend = chance_of_trend(line, found, 1, share_within(tolerance, bins, lags))
         other = _leaning(nothing, (windows, patches), line, pair.shape[0], (radius, along))
-        if other.status == "ok" and (1 - of_trend >= least or _is_clear(other, pair.shape[0])):
+        if other.status == "ok" and _is_trend(other, of_trend, pair.shape[0]):
             leaning = other
     members, reliability = found.members, 1 - found.chance
     if len(members) < 2 or reliability < least:
@@ -331,10 +331,14 @@ def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, how) -
     )
 
 
-def _is_clear(pair: PairResult, planes: int) -> bool:
-    """Whether the windows that agree lean beyond doubt."""
-    found = lean_of_windows(pair.windows, planes)
-    return found is not None and found[0].clear
+def _is_trend(pair: PairResult, chance: float, planes: int) -> bool:
+    """Whether windows lie on a line beyond chance.
+
+    Both by their number, with a probability ``chance``, and by how near to it they lie; the
+    probabilities are combined as Fisher does.
+    """
+    both = max(chance * chance_of_lean(pair.windows, planes), 1e-300)
+    return both * (1 - math.log(both)) < _NO_CHANCE
 
 
 def _slanting(pair: Strips, measured, lags, bins, settings: DisplacementSettings) -> PairResult:

@@ -32,6 +32,7 @@ CLEAR = 4.0  # standard errors from which a lean is told, if these are known
 _CLEAR_CHANCE = float(special.ndtr(-CLEAR))  # probability that it is beyond them on one side
 _SET_CHANCE = 0.01  # probability that a lean of any tile of a set is told by chance
 _WINDOW_SIGMA = 0.1  # voxels, standard error of the displacement of a window, at least
+_LEAST_SCATTER = 0.02  # voxels; a few windows may agree better by chance
 _TWO_CHANCE = float(special.ndtr(-2.0))
 _MOST_FREE = 1e3  # degrees of freedom; more are as good as all
 _LEAST_PAIRS = 3  # from which it is told how alike their windows scatter
@@ -94,6 +95,16 @@ def lean_of_windows(windows: Sequence[WindowResult], planes: int) -> tuple[Lean,
         return None
     lean = _lean(line.solution[1], line.error, (line.variance, line.free), _CLEAR_CHANCE)
     return lean, line.solution[0]
+
+
+def chance_of_lean(windows: Sequence[WindowResult], planes: int) -> float:
+    """Probability that windows without a lean lie as near to one, along any axis (t test)."""
+    line = _line_of(windows, planes)
+    if line is None:
+        return 1.0
+    error = line.error * np.sqrt(np.maximum(line.variance, _LEAST_SCATTER**2))
+    sides = special.stdtr(line.free, -np.abs(line.solution[1]) / error)
+    return min(1.0, 6 * float(sides.min()))  # three axes, two sides
 
 
 @dataclass(frozen=True)
