@@ -178,8 +178,8 @@ def test_a_wrong_point_among_few_is_no_misfit_of_a_seam():
                 points=(replace(pair.points[0], displ_vox=tuple(wrong)), *pair.points[1:]),
             )
         )
-    told = place(world.acquisition, pairs, tile_model="auto").summary
-    assert told["tiles_bent"] == 0 and told["seam_misfit_vox"] < 0.5
+    told = place(world.acquisition, pairs, tile_model="translation").summary
+    assert told["seam_misfit_vox"] < 0.5
     turned_one = World(acquisition_of(3, 3, SIZE, STEP), {"T11": turned(1.5, 3)})
     told = place(world.acquisition, turned_one.pairs(), tile_model="translation").summary
     assert told["seam_misfit_vox"] > 1.5

@@ -159,11 +159,11 @@ def _leans_of_pairs(pairs: Sequence[PairResult], planes: int, judged: int) -> li
 
     They are clear by chance in one of a hundred sets in which as many as ``judged`` are.
     """
-    chance = _SET_CHANCE / (6 * judged)  # three axes, two sides
     lines = [_line_of(p.windows, planes) if p.lean_vox is not None else None for p in pairs]
     known = [(p, line) for p, line in zip(pairs, lines) if line is not None]
     if not known:
         return [lean_of_pair(pair) for pair in pairs]
+    chance = _SET_CHANCE / (6 * judged)  # three axes, two sides
     free = np.array([line.free for _, line in known], float)[:, None]
     error = np.array([line.error for _, line in known])[:, None]
     variances = np.maximum([line.variance for _, line in known], _WINDOW_SIGMA**2)

@@ -210,17 +210,16 @@ def _bent_by(
     free: dict[str, Sequence[int]] = dict.fromkeys(tied, every)
     bends = solve_bends(grid, pairs, found.kept, found.positions, free)
     if tile_model == "auto":
-        clear: list[str] = clear_shapes(bends)
-        told: list[str] = []
-        while clear and clear != told:  # what one tile foretells depends on the shapes of others
+        clear, told = clear_shapes(bends), [""]
+        while clear != told:  # what one tile foretells depends on the shapes of the others
+            if not clear:
+                return None
             free = {**dict.fromkeys(found.shapes, (0,)), **dict.fromkeys(clear, every)}
-            told, start = clear, found.positions
+            start, told = found.positions, clear
+            bends = solve_bends(grid, pairs, found.kept, start, free)
+            if not _explain(grid, pairs, found, bends):
+                return None
             clear = foretelling(grid, pairs, found.kept, start, free, told)
-        if not clear:
-            return None
-        bends = solve_bends(grid, pairs, found.kept, found.positions, free)
-        if not _explain(grid, pairs, found, bends):
-            return None
     ends = grid.links(pairs)
     step = bends.positions[ends[:, 1]] - bends.positions[ends[:, 0]]
     displ = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)
