@@ -73,12 +73,15 @@ class World:
         inside = np.all((second >= 0) & (second <= self.size - 1), axis=1)
         return first[inside], second[inside]
 
-    def pairs(self, noise=0.1, seed=1):
+    def pairs(self, noise=0.1, seed=1, number=24, tails=np.inf):
         rng = np.random.default_rng(seed)
         found = []
         for a, b, direction in neighbours(self.acquisition):
-            first, second = (i[:24] for i in self.shared(a, b, 2000))
-            displ = first - second + rng.normal(0, noise, first.shape)
+            first, second = (i[:number] for i in self.shared(a, b, 2000, seed - 1))
+            off = rng.normal(0, noise, first.shape)
+            if np.isfinite(tails):  # far more points are far off than of normal errors
+                off /= np.sqrt(rng.chisquare(tails, (len(off), 1)) / tails)
+            displ = first - second + off
             points = tuple(SeamPoint(tuple(i), tuple(d)) for i, d in zip(first, displ))
             nominal = (0.0, 0.0, float(STEP)) if direction == "EAST" else (0.0, float(STEP), 0.0)
             found.append(
@@ -145,6 +148,48 @@ def test_tiles_that_are_only_moved_stay_so_whatever_the_noise():
         assert place(world.acquisition, pairs, tile_model="auto") == place(
             world.acquisition, pairs, tile_model="translation"
         )
+
+
+def test_few_points_of_which_some_are_off_bend_no_tile():
+    """Sparse tissue: five points a seam, two seams without, and one that is wrong at one end."""
+    world = World(acquisition_of(3, 3, SIZE, STEP), {})
+    pairs = [p for p in world.pairs(0.4, 4, 5, 3.0) if (p.a, p.b) != ("T01", "T11")]
+    pairs = [p for p in pairs if (p.a, p.b) != ("T10", "T11")]
+    for k, pair in enumerate(pairs):
+        if (pair.a, pair.b) == ("T00", "T10"):
+            off = [(-1.0, -4.0, 1.0) if p.at_vox[2] < 100 else (0, 0, 0) for p in pair.points]
+            points = [
+                replace(p, displ_vox=tuple(np.add(p.displ_vox, by)))
+                for p, by in zip(pair.points, off)
+            ]
+            pairs[k] = replace(pair, points=tuple(points))
+    placement = place(world.acquisition, pairs, tile_model="auto")
+    assert not placement.matrices(SIZE)
+
+
+def test_a_wrong_point_among_few_is_no_misfit_of_a_seam():
+    """Near the border of the tissue parts of seams have two points, of which one is noise."""
+    world = World(acquisition_of(3, 3, SIZE, STEP), {})
+    pairs = []
+    for pair in world.pairs(0.1, 1, 5):
+        wrong = np.add(pair.points[0].displ_vox, (0, -5.0, 3.0))
+        pairs.append(
+            replace(
+                pair,
+                points=(replace(pair.points[0], displ_vox=tuple(wrong)), *pair.points[1:]),
+            )
+        )
+    told = place(world.acquisition, pairs, tile_model="translation").summary
+    assert told["seam_misfit_vox"] < 0.5
+    turned_one = World(acquisition_of(3, 3, SIZE, STEP), {"T11": turned(1.5, 3)})
+    told = place(world.acquisition, turned_one.pairs(), tile_model="translation").summary
+    assert told["seam_misfit_vox"] > 1.5
+
+
+def test_points_that_are_often_off_tell_a_tile_that_is_turned():
+    world = World(acquisition_of(3, 3, SIZE, STEP), {"T11": turned(0.8, 1.5)})
+    placement = place(world.acquisition, world.pairs(0.2, 1, 12, 3.0), tile_model="auto")
+    assert list(placement.matrices(SIZE)) == ["T11"]
 
 
 def test_a_tile_that_leans_and_one_that_is_turned():

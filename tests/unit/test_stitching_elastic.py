@@ -91,7 +91,7 @@ def test_seams_of_distorted_tiles_fit_and_the_report_says_how_much(tmp_path):
     pairs = world.pairs()
     straight = place(world.acquisition, pairs, tile_model="translation")
     placement = place(world.acquisition, pairs, tile_model="auto")
-    assert world.misfit(straight) > 1
+    assert world.misfit(straight) > 1 and straight.summary["seam_misfit_vox"] > 1.5
     assert world.misfit(placement) < 0.25 * world.misfit(straight)
     told = placement.summary
     assert told["tiles_distorted"] == 9 and told["links_kept"] == 12

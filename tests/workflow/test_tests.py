@@ -53,7 +53,6 @@ THROUGH = {
     "registration.result": ("registration_emlddmm", "what a registration returns"),
     "signal.cost": ("execution_rule_table", "a part of the table of rules"),
     "stitching.channel_sampling": ("stitching_channel_shift", "how much of the tiles is compared"),
-    "stitching.consensus": ("stitching_displacement", "the vote among windows of a pair"),
     "stitching.findings": ("stitching_placement", "what a placement tells of its links"),
     "stitching.overview": ("stitching_steps", "one number, of what the steps read"),
     "stitching.projections": ("stitching_displacement", "a stage of the search"),

@@ -55,13 +55,13 @@ def find_consensus(windows: Sequence[WindowResult], tolerance, bins, lags) -> Co
         Displacements searched per axis.
     """
     electorates = _electorates(windows)
-    box = np.prod([min(2 * t // k + 1, n) for t, k, n in zip(tolerance, bins, lags)])
+    share = share_within(tolerance, bins, lags)
     best = Consensus((), 1.0, 0)
     for voters in electorates:
         shifts = np.array([windows[i].displ_vox for i in voters])
         weights = np.array([windows[i].peak for i in voters])
         cluster = [voters[i] for i in largest_cluster(shifts, weights, tolerance)]
-        chance = math.comb(len(voters), len(cluster)) * (box / np.prod(lags)) ** (len(cluster) - 1)
+        chance = math.comb(len(voters), len(cluster)) * share ** (len(cluster) - 1)
         chance *= len(electorates)
         if chance < best.chance:
             best = Consensus(tuple(cluster), float(chance), len(voters))
@@ -93,11 +93,40 @@ def find_plane(windows: Sequence[WindowResult], tolerance, bins, lags) -> Consen
     return _find_flat(windows, places, tolerance, bins, lags)
 
 
+def chance_of_trend(trend: Consensus, flat: Consensus, terms: int, share: float) -> float:
+    """Probability that a trend has by chance what it has more than windows that agree.
+
+    With ``terms`` more unknowns it passes through as many windows, whatever they say: of n others
+    m more lie within the tolerance by chance with probability C(n, m) share^(m - terms). So windows
+    that agree are no trend because a few that hold only noise lie on one with some of them.
+
+    Parameters
+    ----------
+    trend, flat : Consensus
+        Windows on a trend, and those that agree without one.
+    terms : int
+        1 for a line, 2 for a plane.
+    share : float
+        See :func:`share_within`.
+    """
+    more = len(trend.members) - len(flat.members)
+    if more <= terms:
+        return 1.0
+    others = max(more, trend.of - len(flat.members))
+    return min(1.0, math.comb(others, more) * share ** (more - terms))
+
+
+def share_within(tolerance, bins, lags) -> float:
+    """Share of the displacements searched that lie within the tolerance of a given one."""
+    box = np.prod([min(2 * t // k + 1, n) for t, k, n in zip(tolerance, bins, lags)])
+    return float(box / np.prod(lags))
+
+
 def _find_flat(
     windows: Sequence[WindowResult], places: np.ndarray, tolerance, bins, lags
 ) -> Consensus:
     """Largest group of windows whose displacements change linearly with their places."""
-    box = np.prod([min(2 * t // k + 1, n) for t, k, n in zip(tolerance, bins, lags)])
+    share = share_within(tolerance, bins, lags)
     electorates = _electorates(windows)
     terms = places.shape[1] + 1
     best = Consensus((), 1.0, 0)
@@ -120,7 +149,7 @@ def _find_flat(
         count = int(members.sum())
         if count <= terms:
             continue
-        chance = math.comb(len(voters), count) * (box / np.prod(lags)) ** (count - terms)
+        chance = math.comb(len(voters), count) * share ** (count - terms)
         chance *= len(electorates)
         if chance < best.chance:
             kept = tuple(i for i, near in zip(voters, members) if near)

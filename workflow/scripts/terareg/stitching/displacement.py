@@ -23,7 +23,14 @@ from scipy import special
 
 from terareg.core.errors import StitchingError
 from terareg.core.parallel import map_items
-from terareg.stitching.consensus import Consensus, find_consensus, find_line, find_plane
+from terareg.stitching.consensus import (
+    Consensus,
+    chance_of_trend,
+    find_consensus,
+    find_line,
+    find_plane,
+    share_within,
+)
 from terareg.stitching.correlation import (
     MIN_OVERLAP,
     best_peak,
@@ -33,7 +40,7 @@ from terareg.stitching.correlation import (
 )
 from terareg.stitching.depth_search import find_depth
 from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare
-from terareg.stitching.leans import lean_of_windows
+from terareg.stitching.leans import chance_of_lean, lean_of_windows
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult, SeamPoint, WindowResult
 from terareg.stitching.projections import measure_projections
 from terareg.stitching.refinement import choose_patches, cuts_of, keep_patches, refine
@@ -48,7 +55,7 @@ if TYPE_CHECKING:
 
 _LEAST_SIGMA = 0.02  # voxels
 _LEAST_SEARCH = 6  # voxels along an axis that is searched: stages err by voxels, however coarse
-_NO_CHANCE = 1e-3  # probability that so many windows fit best at the limit of the search
+_NO_CHANCE = 1e-3  # probability that so many windows fit best at the limit, or are on a line
 _SLANTING = 2.0  # times the tolerance, within which windows agree with a trend along the seam
 _UNMATCHED = ("disagree", "beyond_search")  # states of pairs with structure in their overlap
 
@@ -225,16 +232,20 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     tolerance = np.maximum(settings.tolerance_vox, bins)
     found = find_consensus(windows, tolerance, bins, lags)
     line = find_line(windows, tolerance, bins, lags)
-    if 1 - found.chance < settings.min_reliability <= 1 - line.chance:
-        found = line  # a tile that leans so much that no two depths agree
-    members, reliability = found.members, 1 - found.chance
-    if len(members) < 2 or reliability < settings.min_reliability:
-        return replace(nothing, reliability=reliability, agree=len(members), of=found.of or signal)
-    nothing = replace(nothing, of=found.of)
+    least = settings.min_reliability
+    nothing = replace(nothing, of=found.of or signal)
     radius = np.array([0 if s == 0 else k + 2 for s, k in zip(pair.search, bins)])
     along = pair.along if settings.points else None
-    if found is line:
-        return _leaning(nothing, (windows, patches), line, pair.shape[0], (radius, along))
+    leaning = None
+    if 1 - line.chance >= least and len(line.members) > len(found.members):
+        # a tile that leans so much that depths do not agree
+        of_trend = chance_of_trend(line, found, 1, share_within(tolerance, bins, lags))
+        other = _leaning(nothing, (windows, patches), line, pair.shape[0], (radius, along))
+        if other.status == "ok" and _is_trend(other, of_trend, pair.shape[0]):
+            leaning = other
+    members, reliability = found.members, 1 - found.chance
+    if len(members) < 2 or reliability < least:
+        return leaning or replace(nothing, reliability=reliability, agree=len(members))
     coarse = np.average(
         [windows[i].displ_vox for i in members], axis=0, weights=[windows[i].peak for i in members]
     )
@@ -243,7 +254,7 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     cuts = cuts_of([p for _, p in chosen], middle, radius)
     fine = refine(cuts, middle, radius)
     if fine is None:
-        return replace(nothing, status="disagree", reliability=0.0, agree=len(members))
+        return leaning or replace(nothing, status="disagree", reliability=0.0, agree=len(members))
     displ = fine.displ
     result = list(windows)
     for i in members:
@@ -257,11 +268,10 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
         result[i] = replace(windows[i], agrees=True, displ_vox=tuple(float(v) for v in shift))
     nothing = replace(nothing, reliability=reliability, agree=len(members), peak=fine.peak)
     lean = lean_of_windows(result, pair.shape[0])
-    more = set(line.members) - set(members)
-    if (more or (lean and lean[0].clear)) and 1 - line.chance >= settings.min_reliability:
-        leaning = _leaning(nothing, (result, patches), line, pair.shape[0], (radius, along))
-        if leaning.status == "ok":
-            return replace(leaning, fall_vox=fine.fall)
+    if leaning is None and lean and lean[0].clear:
+        leaning = _leaning(nothing, (result, patches), found, pair.shape[0], (radius, along))
+    if leaning is not None and leaning.status == "ok":
+        return replace(leaning, fall_vox=fine.fall)
     return replace(
         nothing,
         status="ok",
@@ -276,13 +286,13 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
 
 
 def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, how) -> PairResult:
-    """Result of a pair whose displacement changes with depth: of status "ok" if that is clear.
+    """Result of a pair whose displacement changes with depth: of status "ok" if that is likely.
 
     Windows are refined one by one, each around its own place on the line. ``how`` has the radius
     of the refinement and the axis along the seam if points are asked for, else None.
     """
     radius, along = how
-    windows, patches = list(measured[0]), measured[1]
+    windows, patches = [replace(w, agrees=False) for w in measured[0]], measured[1]
     depths = np.array([sum(windows[i].z) / 2 for i in line.members])
     design = np.column_stack([np.ones(len(depths)), depths])
     shifts = np.array([windows[i].displ_vox for i in line.members])
@@ -290,7 +300,6 @@ def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, how) -
     peaks: list[float] = []
     points: list[SeamPoint] = []
     for i, place in zip(line.members, expected):
-        windows[i] = replace(windows[i], agrees=False)
         middle_of = np.rint(place).astype(int)
         cuts = cuts_of(patches[i], middle_of, radius)
         fine = refine(cuts, middle_of, radius)
@@ -301,7 +310,7 @@ def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, how) -
             if along is not None:
                 points += points_of(cuts, fine.displ, along)
     found = lean_of_windows(windows, planes)
-    if found is None or not found[0].clear:
+    if found is None or not found[0].likely:
         return nothing
     lean, middle = found
     # the middle of the stack is known as well as the mean of the windows
@@ -322,11 +331,29 @@ def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, how) -
     )
 
 
+def _is_trend(pair: PairResult, chance: float, planes: int) -> bool:
+    """Whether windows lie on a line beyond chance.
+
+    Both by their number, with a probability ``chance``, and by how near to it they lie; the
+    probabilities are combined as Fisher does.
+    """
+    both = max(chance * chance_of_lean(pair.windows, planes), 1e-300)
+    return both * (1 - math.log(both)) < _NO_CHANCE
+
+
 def _slanting(pair: Strips, measured, lags, bins, settings: DisplacementSettings) -> PairResult:
-    """Result of a pair whose displacement changes along the seam: "ok" if windows say so."""
+    """Result of a pair whose displacement changes along the seam: "ok" if windows say so.
+
+    Short windows may as well agree where long ones, with structure in a part of them, did not.
+    """
     windows, patches = list(measured[0]), measured[1]
     tolerance = np.maximum(_SLANTING * settings.tolerance_vox, bins)
     plane = find_plane(windows, tolerance, bins, lags)
+    flat = find_consensus(windows, np.maximum(settings.tolerance_vox, bins), bins, lags)
+    terms = 2 if len({w.z for w in windows}) > 1 else 1
+    chance = chance_of_trend(plane, flat, terms, share_within(tolerance, bins, lags))
+    if 1 - flat.chance >= settings.min_reliability and 1 - chance < settings.min_reliability:
+        return _result(pair, windows, patches, lags, bins, settings)
     expected: tuple[float, float, float] = tuple(float(e) for e in pair.expected)
     nothing = PairResult(
         pair.names[0], pair.names[1], pair.direction, "disagree", expected, (0.0, 0.0, 0.0),

@@ -4,6 +4,10 @@ A stage that tilts, a camera that is not square to it, or a refractive index tha
 move what a tile shows from plane to plane. The lean of a tile is that movement (z, y, x) from the
 first plane of its stack to the last, in voxels; the lean of a pair is the lean of b minus that of
 a.
+
+A pair has a few windows, whose scatter says little about their noise. Whether a lean is clear is
+therefore a t test, in which the scatter of the windows of all pairs counts as well, as much as
+pairs are alike (Smyth, Statistical Applications in Genetics and Molecular Biology 3(1):3, 2004).
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 from terareg.core.errors import few
 from terareg.stitching.consensus import find_consensus
@@ -24,9 +28,14 @@ from terareg.stitching.trends import robust_fit
 if TYPE_CHECKING:
     from terareg.stitching.pairs import PairResult, WindowResult
 
-CLEAR = 4.0  # standard errors from which a lean is told
+CLEAR = 4.0  # standard errors from which a lean is told, if these are known
+_CLEAR_CHANCE = float(special.ndtr(-CLEAR))  # probability that it is beyond them on one side
+_SET_CHANCE = 0.01  # probability that a lean of any tile of a set is told by chance
 _WINDOW_SIGMA = 0.1  # voxels, standard error of the displacement of a window, at least
-_TWO_SIGMA = 0.97725  # probability of a value below two standard errors
+_LEAST_SCATTER = 0.02  # voxels; a few windows may agree better by chance
+_TWO_CHANCE = float(special.ndtr(-2.0))
+_MOST_FREE = 1e3  # degrees of freedom; more are as good as all
+_LEAST_PAIRS = 3  # from which it is told how alike their windows scatter
 _JUMP_AGREES = 2.0  # voxels, largest difference of windows that agree on another displacement
 _JUMP_VOX = 4.0  # voxels by which that differs at least from the displacement of the pair
 _LEAST_TILES = 4  # from which a trend of their leans is told
@@ -36,23 +45,39 @@ _JUMP_CHANCE = 0.01  # probability of agreeing by chance
 
 @dataclass(frozen=True)
 class Lean:
-    """Lean of a pair or tile and its standard error, voxels (z, y, x) over the stack."""
+    """Lean of a pair or tile, voxels (z, y, x) over the stack.
+
+    Attributes
+    ----------
+    vox : tuple of float
+    sigma_vox : tuple of float
+        Its standard error: 95 % of leans differ from the true one by less than two of them.
+    clear_vox : tuple of float
+        Beyond which it is clear: as improbable by chance as four known standard errors, or as told
+        where many are judged together. Of few windows that is many times the standard error.
+    """
 
     vox: tuple[float, float, float]
     sigma_vox: tuple[float, float, float]
+    clear_vox: tuple[float, float, float]
 
     @property
     def clear(self) -> bool:
         """Whether it differs from 0 along any axis."""
+        return any(abs(v) > least for v, least in zip(self.vox, self.clear_vox))
+
+    @property
+    def likely(self) -> bool:
+        """Whether it is beyond four of its standard errors along any axis."""
         return any(abs(v) > CLEAR * s for v, s in zip(self.vox, self.sigma_vox))
 
     def told(self) -> Lean:
         """The lean along the axes on which it is clear and large enough to matter, else 0."""
         vox: tuple[float, float, float] = tuple(
-            v if abs(v) > max(CLEAR * s, LEAST_VOX) else 0.0
-            for v, s in zip(self.vox, self.sigma_vox)
+            v if abs(v) > max(least, LEAST_VOX) else 0.0
+            for v, least in zip(self.vox, self.clear_vox)
         )
-        return Lean(vox, self.sigma_vox)
+        return Lean(vox, self.sigma_vox, self.clear_vox)
 
     def words(self) -> str:
         """The axes on which it is not 0, as text."""
@@ -65,6 +90,38 @@ def lean_of_windows(windows: Sequence[WindowResult], planes: int) -> tuple[Lean,
 
     By least squares over the windows that agree; None if they lie at fewer than three depths.
     """
+    line = _line_of(windows, planes)
+    if line is None:
+        return None
+    lean = _lean(line.solution[1], line.error, (line.variance, line.free), _CLEAR_CHANCE)
+    return lean, line.solution[0]
+
+
+def chance_of_lean(windows: Sequence[WindowResult], planes: int) -> float:
+    """Probability that windows without a lean lie as near to one, along any axis (t test)."""
+    line = _line_of(windows, planes)
+    if line is None:
+        return 1.0
+    error = line.error * np.sqrt(np.maximum(line.variance, _LEAST_SCATTER**2))
+    sides = special.stdtr(line.free, -np.abs(line.solution[1]) / error)
+    return min(1.0, 6 * float(sides.min()))  # three axes, two sides
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Displacements of windows over their depth: value in the middle and lean, (2, 3).
+
+    ``variance`` (3) is that of the windows about the line, from ``free`` degrees of freedom;
+    ``error`` the standard error of the lean if that of windows is 1.
+    """
+
+    solution: np.ndarray
+    variance: np.ndarray
+    free: int
+    error: float
+
+
+def _line_of(windows: Sequence[WindowResult], planes: int) -> _Line | None:
     used = [w for w in windows if w.agrees]
     depths = np.array([(w.z[0] + w.z[1] - 1) / 2 for w in used])
     if len(set(depths)) < 3:
@@ -77,43 +134,143 @@ def lean_of_windows(windows: Sequence[WindowResult], planes: int) -> tuple[Lean,
     solution = inverse @ design.T @ values
     free = max(1, len(used) - 2)
     variance = ((values - design @ solution) ** 2).sum(axis=0) / free
+    return _Line(solution, variance, free, math.sqrt(float(inverse[1, 1])))
+
+
+def _lean(value, error: float, known, clear_chance: float) -> Lean:
+    """Lean whose variance (3) is ``known`` from degrees of freedom, one number or three."""
+    variance, free = known[0], np.broadcast_to(np.asarray(known[1], float), (3,))
     # few windows may agree better than they are: three lie on a line by chance one time in ten
-    unsure = float(special.stdtrit(free, _TWO_SIGMA)) / 2
-    variance = np.maximum(variance * unsure**2, _WINDOW_SIGMA**2)
-    sigma = np.sqrt(inverse[1, 1] * variance)
-    return Lean(_floats(solution[1]), _floats(sigma)), solution[0]
+    widths = [
+        np.sqrt(np.maximum(variance * _beyond(chance, free) ** 2, (sigmas * _WINDOW_SIGMA) ** 2))
+        for chance, sigmas in ((_TWO_CHANCE, 2.0), (clear_chance, CLEAR))
+    ]
+    return Lean(_floats(value), _floats(error * widths[0] / 2), _floats(error * widths[1]))
+
+
+def _beyond(chance: float, free: np.ndarray) -> np.ndarray:
+    """Standard deviations that are exceeded on one side with a probability, by Student's t."""
+    found: np.ndarray = -special.stdtrit(np.minimum(free, _MOST_FREE), chance)
+    return found
+
+
+def _leans_of_pairs(pairs: Sequence[PairResult], planes: int, judged: int) -> list[Lean | None]:
+    """Leans of pairs, with errors from the scatter of their own windows and of those of all.
+
+    They are clear by chance in one of a hundred sets in which as many as ``judged`` are.
+    """
+    lines = [_line_of(p.windows, planes) if p.lean_vox is not None else None for p in pairs]
+    known = [(p, line) for p, line in zip(pairs, lines) if line is not None]
+    if not known:
+        return [lean_of_pair(pair) for pair in pairs]
+    chance = _SET_CHANCE / (6 * judged)  # three axes, two sides
+    free = np.array([line.free for _, line in known], float)[:, None]
+    error = np.array([line.error for _, line in known])[:, None]
+    variances = np.maximum([line.variance for _, line in known], _WINDOW_SIGMA**2)
+    common = _common_leans([pair for pair, _ in known])
+    others = np.array([common[pair.b] - common[pair.a] for pair, _ in known])
+    left = np.array([pair.lean_vox for pair, _ in known]) - others
+    about = (free * variances + (left / error) ** 2) / (free + 1)
+    usual, weight = np.array(
+        [_usual_variance(v, w, free[:, 0]) for v, w in zip(variances.T, about.T)]
+    ).T
+    found: list[Lean | None] = []
+    for pair, line in zip(pairs, lines):
+        if line is None or pair.lean_vox is None:
+            found.append(lean_of_pair(pair))
+            continue
+        total = weight + line.free
+        own = np.maximum(line.variance, _WINDOW_SIGMA**2)
+        variance = (weight * usual + line.free * own) / total
+        found.append(_lean(pair.lean_vox, line.error, (variance, total), chance))
+    return found
+
+
+def _common_leans(pairs: Sequence[PairResult]) -> dict[str, np.ndarray]:
+    """What at least half of the pairs of each tile agree on, were it alone to lean; else 0."""
+    seen: dict[str, list[np.ndarray]] = {name: [] for p in pairs for name in (p.a, p.b)}
+    for pair in pairs:
+        seen[pair.b].append(np.array(pair.lean_vox))
+        seen[pair.a].append(-np.array(pair.lean_vox))
+    found = {}
+    for name, leans in seen.items():
+        ordered = np.sort([np.zeros(3), *leans] if len(leans) == 1 else leans, axis=0)
+        low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+        nearer = np.where(np.abs(low) < np.abs(high), low, high)
+        found[name] = np.where(low * high > 0, nearer, 0.0)
+    return found
+
+
+def _usual_variance(
+    variances: np.ndarray, about: np.ndarray, free: np.ndarray
+) -> tuple[float, float]:
+    """Variance about which those of pairs scatter, and the degrees of freedom that it is worth.
+
+    From the mean and variance of the logarithms, beyond what their own degrees of freedom explain
+    (Smyth 2004, section 6.2); at most all of these. How alike pairs are is judged by their scatter
+    ``about`` what several pairs agree on, one degree of freedom more: windows that scatter more
+    than those of other pairs are not to make a lean clear because they happen to lie on a line.
+    """
+    if len(variances) < _LEAST_PAIRS:
+        return 1.0, 0.0
+    more = free + 1
+    logs = np.log(about) - special.digamma(more / 2) + np.log(more / 2)
+    spread = float(np.var(logs, ddof=1) - special.polygamma(1, more / 2).mean())
+    low, high = 1e-3, min(_MOST_FREE, float(free.sum())) / 2
+    if spread <= float(special.polygamma(1, high)):
+        half = high
+    else:
+        half = float(optimize.brentq(lambda x: special.polygamma(1, x) - spread, low, high))
+    logs = np.log(variances) - special.digamma(free / 2) + np.log(free / 2)
+    usual = math.exp(float(logs.mean()) + float(special.digamma(half)) - math.log(half))
+    return usual, 2 * half
 
 
 def leans_of_tiles(
-    names: Sequence[str], pairs: Sequence[PairResult], kept: Iterable[bool]
+    names: Sequence[str], pairs: Sequence[PairResult], kept: Iterable[bool], planes: int
 ) -> dict[str, Lean]:
     """Lean of every tile that kept links tie to others, relative to most of the tiles.
 
     Weighted least squares over the leans of the pairs. Of each group of tiles that links tie
-    together the median is 0: that all tiles lean alike cannot be seen where they meet.
+    together the median is 0: that all tiles lean alike cannot be seen where they meet. Pairs that
+    contradict each other by more than their errors enlarge these. ``planes`` is those of a stack.
     """
-    used = [(p.a, p.b, lean) for p, keep in zip(pairs, kept) if keep and (lean := lean_of_pair(p))]
+    listed = [p for p, keep in zip(pairs, kept) if keep]
+    used = [
+        (p.a, p.b, lean)
+        for p, lean in zip(listed, _leans_of_pairs(listed, planes, len(names)))
+        if lean
+    ]
     ends = {name for a, b, _ in used for name in (a, b)}
     tied = [name for name in names if name in ends]
     index = {name: k for k, name in enumerate(tied)}
-    values, sigmas = np.zeros((2, len(tied), 3))
+    values, sigmas, limits = np.zeros((3, len(tied), 3))
     if not used:
         return {}
     design = np.zeros((len(used), len(tied)))
     for row, (a, b, _) in enumerate(used):
         design[row, index[a]], design[row, index[b]] = -1, 1
     group = _groups(design)
+    free = len(used) - len(tied) + len(set(group))
     for axis in range(3):
         # along z of stacks too thin to search it all errors are 0
         error = np.array([max(lean.sigma_vox[axis], 1e-3) for *_, lean in used])
+        clear = np.array([max(lean.clear_vox[axis], 1e-3) for *_, lean in used])
         found = np.array([lean.vox[axis] for *_, lean in used])
         inverse = np.linalg.pinv(design / error[:, None], rcond=1e-9)
         own = inverse @ (found / error)
+        left = (found - design @ own) / error
+        wide = math.sqrt(max(1.0, float((left**2).sum()) / free)) if free else 1.0
         for number in set(group):
             own[group == number] -= np.median(own[group == number])
         values[:, axis] = own
-        sigmas[:, axis] = np.sqrt(np.maximum((inverse**2).sum(axis=1), 1e-12))
-    return {name: Lean(_floats(values[k]), _floats(sigmas[k])) for name, k in index.items()}
+        sigmas[:, axis] = wide * np.sqrt(np.maximum((inverse**2).sum(axis=1), 1e-12))
+        part = inverse * (clear / error)
+        limits[:, axis] = wide * np.sqrt(np.maximum((part**2).sum(axis=1), 1e-12))
+    return {
+        name: Lean(_floats(values[k]), _floats(sigmas[k]), _floats(limits[k]))
+        for name, k in index.items()
+    }
 
 
 def growth_of(leans: Mapping[str, Lean], places: Mapping[str, np.ndarray], planes: int) -> float:
@@ -191,19 +348,24 @@ def lean_warnings(leans: Mapping[str, Lean], planes: int) -> list[str]:
 
 
 def lean_left(
-    pairs: Sequence[PairResult], kept: Iterable[bool], shapes: Mapping[str, np.ndarray]
+    pairs: Sequence[PairResult],
+    kept: Iterable[bool],
+    shapes: Mapping[str, np.ndarray],
+    planes: int,
 ) -> float | None:
     """Largest lean of a kept pair that is left once the shapes of tiles are corrected.
 
-    Two standard errors less, so that noise does not count; None if none was measured.
+    Two standard errors less, and 0 unless it is clear, so that noise does not count; None if none
+    was measured.
     """
+    listed = [p for p, keep in zip(pairs, kept) if keep]
     found = []
-    for pair, keep in zip(pairs, kept):
-        lean = lean_of_pair(pair)
-        if keep and lean is not None:
+    for pair, lean in zip(listed, _leans_of_pairs(listed, planes, len(listed))):
+        if lean is not None:
             a, b = (shapes[n][:, 0] if n in shapes else np.zeros(3) for n in (pair.a, pair.b))
-            left = np.abs(np.array(lean.vox) - b + a) - 2 * np.array(lean.sigma_vox)
-            found.append(max(0.0, float(left.max())))
+            left = np.abs(np.array(lean.vox) - b + a)
+            sure = np.where(left > lean.clear_vox, left - 2 * np.array(lean.sigma_vox), 0.0)
+            found.append(max(0.0, float(sure.max())))
     return max(found, default=None)
 
 
@@ -252,7 +414,8 @@ def lean_of_pair(pair: PairResult) -> Lean | None:
     """The lean of a pair, or None if it was not measured."""
     if pair.lean_vox is None or pair.lean_sigma_vox is None:
         return None
-    return Lean(pair.lean_vox, pair.lean_sigma_vox)
+    sigma = pair.lean_sigma_vox
+    return Lean(pair.lean_vox, sigma, (CLEAR * sigma[0], CLEAR * sigma[1], CLEAR * sigma[2]))
 
 
 def _groups(design: np.ndarray) -> np.ndarray:

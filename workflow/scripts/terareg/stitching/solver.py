@@ -20,7 +20,13 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from terareg.core.errors import StitchingError
-from terareg.stitching.bends import Bends, clear_shapes, misfits_of, solve_bends
+from terareg.stitching.bends import (
+    Bends,
+    clear_shapes,
+    foretelling,
+    misfits_of,
+    solve_bends,
+)
 from terareg.stitching.cells import CellGrid, corroborated
 from terareg.stitching.elastic import Elastic, solve_elastic
 from terareg.stitching.findings import Solution, report, why_unusable
@@ -138,14 +144,14 @@ def place(
             break
         kept = now
     found = Solution(x, usable, kept, model, stage_sigma, enough)
-    leans = leans_of_tiles(list(grid.index), pairs, kept)
+    planes = grid.tile_shape[0]
+    leans = leans_of_tiles(list(grid.index), pairs, kept, planes)
     if tile_model in MODELS_OF_POINTS:
-        planes = grid.tile_shape[0]
         places = {name: x[cell] for name, cell in grid.index.items()}
         growth = growth_of(leans, places, planes)
         if growth:
             pairs = [without_growth(pair, growth, planes) for pair in pairs]
-            leans = leans_of_tiles(list(grid.index), pairs, kept)
+            leans = leans_of_tiles(list(grid.index), pairs, kept, planes)
             found = replace(found, growth=growth)
     shapes = {name: _leaning_shape(lean) for name, lean in _applied(leans, tile_model).items()}
     found = replace(found, leans=leans, shapes=shapes)
@@ -204,13 +210,16 @@ def _bent_by(
     free: dict[str, Sequence[int]] = dict.fromkeys(tied, every)
     bends = solve_bends(grid, pairs, found.kept, found.positions, free)
     if tile_model == "auto":
-        clear = clear_shapes(bends)
-        if not clear:
-            return None
-        free = {**dict.fromkeys(found.shapes, (0,)), **dict.fromkeys(clear, every)}
-        bends = solve_bends(grid, pairs, found.kept, found.positions, free)
-        if not _explain(grid, pairs, found, bends):
-            return None
+        clear, told = clear_shapes(bends), [""]
+        while clear != told:  # what one tile foretells depends on the shapes of the others
+            if not clear:
+                return None
+            free = {**dict.fromkeys(found.shapes, (0,)), **dict.fromkeys(clear, every)}
+            start, told = found.positions, clear
+            bends = solve_bends(grid, pairs, found.kept, start, free)
+            if not _explain(grid, pairs, found, bends):
+                return None
+            clear = foretelling(grid, pairs, found.kept, start, free, told)
     ends = grid.links(pairs)
     step = bends.positions[ends[:, 1]] - bends.positions[ends[:, 0]]
     displ = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)

@@ -139,7 +139,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "stands in section Stitching.",
     },
     "stitching.seam_misfit_vox": {
-        "text": "Residual misfit of parts of seams, 95th percentile",
+        "text": "Residual misfit of parts of seams beyond the scatter of their points, 95th "
+        "percentile",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
