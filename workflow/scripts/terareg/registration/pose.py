@@ -154,14 +154,19 @@ def _initial_affine(
     doubt = Doubt()
     if settings.check_orientation:
         turned = bool(np.linalg.norm(settings.rotation_deg) >= _TURNED_DEG)
-        # as the searches found them: what is refined would be compared with what is not
-        judged = [_judged(*each, codes, turned) for each in zip(searches, found)]
-        doubt = _common([one for one, _ in judged])
-        if doubt.codes:
-            warnings.append(f"orientation: {doubt.sentence(sample.name, codes[1])}")
-        elif all(one.codes or others for one, others in judged):
-            others = next(others for _, others in judged if others)
-            warnings.append(_undecided(others, sample.name, codes[1]))
+        judged = []
+        for each, one in zip(searches, found):
+            # as the searches found them: what is refined would be compared with what is not
+            judged.append(_judged(each, one, codes, turned))
+            if not judged[-1][0].codes and not judged[-1][1]:
+                break  # what is said, all searches have to say
+        else:
+            doubt = _common([one for one, _ in judged])
+            if doubt.codes:
+                warnings.append(f"orientation: {doubt.sentence(sample.name, codes[1])}")
+            else:
+                others = next(others for _, others in judged if others)
+                warnings.append(_undecided(others, sample.name, codes[1]))
     if value > _POOR:
         warnings.append(
             f"poor_pose: the atlas explains only {1 - value:.0%} of the contrast of the sample; "
