@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid, intensity
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame, all_orientations, orientation_matrix
 from terareg.phantom.atlas import BrainSettings, make_atlas
 from terareg.phantom.sample import GeneratedSample, SampleSettings
 from terareg.registration.images import Image, prepare
-from terareg.registration.pose import PoseSettings, check_confirmed, initial_affine
-from terareg.registration.search import presence
+from terareg.registration.pose import (
+    Found,
+    PoseSettings,
+    better_explained,
+    check_confirmed,
+    initial_affine,
+)
+from terareg.registration.search import Search, presence, rotation_matrix
 from terareg.registration.transform import Transform
 
 QUICK = PoseSettings(extent="whole", check_orientation=False)
@@ -46,6 +53,16 @@ def test_every_orientation_code_starts_right(code):
     found, info = initial_affine(atlas(), sample, settings)
     assert corner_error_um(found, true) < 1.0
     assert info["unexplained"] < 0.01 and info["extent"] == "whole"
+
+
+@pytest.mark.parametrize("vector", [(0.3, -0.2, 0.7), (1e-9, 0, 0), (2, 1, -1)])
+def test_a_rotation_and_its_slopes(vector):
+    vector = np.array(vector, float)
+    turn, slopes = rotation_matrix(vector)
+    np.testing.assert_allclose(turn, Rotation.from_rotvec(vector).as_matrix(), atol=1e-12)
+    for slope, step in zip(slopes, 1e-5 * np.eye(3)):
+        ends = [Rotation.from_rotvec(vector + s * step).as_matrix() for s in (1, -1)]
+        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("code", ["PIR", "LSA", "SAL"])
@@ -93,6 +110,25 @@ def test_a_hemisphere_is_recognised(side):
     there = presence(prepare(atlas()), side)
     assert there[-1 if side == "right" else 0].min() == 1
     assert there[0 if side == "right" else -1].max() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extent", ["whole", "right"])
+def test_a_half_that_both_searches_found_has_to_leave_clearly_less(extent):
+    """Light that fades to one side looks like an absent half, until contrast may vary."""
+    true = affine_about_centre((5, 0, 4), shift_um=(300, 200, 0))
+
+    def seen(value, label, points):
+        side = (Truth(true).to_atlas(points)[0] - ATLAS_FRAME.centre_um[0]) / ATLAS_FRAME.extent_um[
+            0
+        ]
+        return value * (np.exp(5 * (side - 0.5)) if extent == "whole" else side > 0)
+
+    search = Search(prepare(atlas()), prepare(Truth(true).sample(contrast=seen)), None)
+    assert search.unexplained(true, "right") < search.unexplained(true, "whole") - 0.03
+    codes = orientation_matrix("RIP", "RIP"), (np.zeros(3), np.zeros(3))
+    _, found, _ = better_explained(search, *codes, [Found(true, "right", true)] * 2)
+    assert found == extent
 
 
 @pytest.mark.slow

@@ -18,11 +18,12 @@ Objective = Callable[[torch.Tensor], tuple[float, torch.Tensor]]
 
 @dataclass
 class Memory:
-    """Pairs (s, y) of the last steps; kept between calls if the objective changed little."""
+    """Pairs (s, y) of the last steps, and s.y; kept while the objective changes little."""
 
     size: int = 12
     steps: list[torch.Tensor] = field(default_factory=list)
     changes: list[torch.Tensor] = field(default_factory=list)
+    curvatures: list[float] = field(default_factory=list)
 
     def add(self, step: torch.Tensor, change: torch.Tensor) -> None:
         """Store a pair if its curvature is positive."""
@@ -30,26 +31,28 @@ class Memory:
         if curvature > 1e-10 * _dot(change, change) ** 0.5 * _dot(step, step) ** 0.5:
             self.steps.append(step)
             self.changes.append(change)
+            self.curvatures.append(curvature)
             if len(self.steps) > self.size:
-                del self.steps[0], self.changes[0]
+                del self.steps[0], self.changes[0], self.curvatures[0]
 
     def clear(self) -> None:
         """Forget all pairs."""
         self.steps.clear()
         self.changes.clear()
+        self.curvatures.clear()
 
     def direction(self, gradient: torch.Tensor) -> torch.Tensor:
         """Two-loop recursion: minus the approximate inverse Hessian times the gradient."""
         q = -gradient
         factors = []
-        for s, y in zip(reversed(self.steps), reversed(self.changes)):
-            rho = 1.0 / _dot(s, y)
+        for s, y, curvature in zip(*map(reversed, (self.steps, self.changes, self.curvatures))):
+            rho = 1.0 / curvature
             alpha = rho * _dot(s, q)
             q = q - alpha * y
             factors.append((alpha, rho))
         if self.steps:
-            s, y = self.steps[-1], self.changes[-1]
-            q = q * (_dot(s, y) / _dot(y, y))
+            y = self.changes[-1]
+            q = q * (self.curvatures[-1] / _dot(y, y))
         for (alpha, rho), s, y in zip(reversed(factors), self.steps, self.changes):
             q = q + (alpha - rho * _dot(y, q)) * s
         return q

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _BETTER = 0.1
 _BETTER_SHARE = 0.25
 _BETTER_EXTENT = 0.03
-_BETTER_NEAR = 0.05  # share of what is left that a pose found near the tissue must leave less
+_CLEARLY_HALF = 0.1  # share of what the whole atlas leaves, that a half of it must leave less
 _POOR = 0.8
 _MARKS_OF_A_SIDE = 4  # landmarks that can tell a brain from its mirror image
 # a start that the user rotated by more than this may be nearer to another orientation code
@@ -147,21 +147,27 @@ def _initial_affine(
         affine = (search.pose_of_landmarks(declared, extents[0]) or pose).affine()
         start = search.unexplained(affine, extents[0])
         extent = extents[0]
-    found, value = [(affine, extent)] * len(searches), search.unexplained(affine, extent)
+    found = [Found(affine, extent, None)] * len(searches)
+    value = search.unexplained(affine, extent)
     if settings.affine is None and settings.search:
         found = [_searched(each, declared, extents, given) for each in searches]
-        affine, extent, value = _better_explained(search, declared, given, found)
+        affine, extent, value = better_explained(search, declared, given, found)
     doubt = Doubt()
     if settings.check_orientation:
         turned = bool(np.linalg.norm(settings.rotation_deg) >= _TURNED_DEG)
-        # as the searches found them: what is refined would be compared with what is not
-        judged = [_judged(*each, codes, turned) for each in zip(searches, found)]
-        doubt = _common([one for one, _ in judged])
-        if doubt.codes:
-            warnings.append(f"orientation: {doubt.sentence(sample.name, codes[1])}")
-        elif all(one.codes or others for one, others in judged):
-            others = next(others for _, others in judged if others)
-            warnings.append(_undecided(others, sample.name, codes[1]))
+        judged = []
+        for each, one in zip(searches, found):
+            # as the searches found them: what is refined would be compared with what is not
+            judged.append(_judged(each, one, codes, turned))
+            if not judged[-1][0].codes and not judged[-1][1]:
+                break  # what is said, all searches have to say
+        else:
+            doubt = _common([one for one, _ in judged])
+            if doubt.codes:
+                warnings.append(f"orientation: {doubt.sentence(sample.name, codes[1])}")
+            else:
+                others = next(others for _, others in judged if others)
+                warnings.append(_undecided(others, sample.name, codes[1]))
     if value > _POOR:
         warnings.append(
             f"poor_pose: the atlas explains only {1 - value:.0%} of the contrast of the sample; "
@@ -189,51 +195,63 @@ def _initial_affine(
     return affine, info
 
 
+@dataclass(frozen=True)
+class Found:
+    """Best affine of a search and the part of the atlas that it found; the best of the whole."""
+
+    affine: np.ndarray
+    extent: str
+    whole: np.ndarray | None
+
+
 def _searched(
     search: Search,
     declared: np.ndarray,
     extents: Sequence[str],
     given: tuple[np.ndarray, np.ndarray],
-) -> tuple[np.ndarray, str]:
-    """Best affine of a search, and the part of the atlas that it found."""
+) -> Found:
     found = {name: search.best(declared, name, *given) for name in extents}
     extent = _best_extent({name: value for name, (value, _) in found.items()})
-    return found[extent][1].affine(), extent
+    affines = {name: pose.affine() for name, (_, pose) in found.items()}
+    return Found(affines[extent], extent, affines.get("whole"))
 
 
-def _better_explained(
+def better_explained(
     search: Search,
     declared: np.ndarray,
     given: tuple[np.ndarray, np.ndarray],
-    found: Sequence[tuple[np.ndarray, str]],
+    found: Sequence[Found],
 ) -> tuple[np.ndarray, str, float]:
     """Affine, refined, from what both searches found, and its extent; what it left before.
 
-    If they found different extents, that which leaves clearly less where contrast may vary. Of one
-    hemisphere a better affine has not made the registration better: it is not refined.
+    Where contrast may vary it shows whether half of a brain is absent, or dark, or cut off along
+    another plane: a half has to leave clearly less than the whole. Of one hemisphere a better
+    affine has not made the registration better: it is not refined.
     """
     starts: dict[str, list[np.ndarray]] = {}
-    for affine, extent in found:
-        starts.setdefault(extent, []).append(affine)
-    (extent, own), *others = starts.items()
-    if others or extent == "whole":
-        ends = {}
+    for one in found:
+        starts.setdefault(one.extent, []).append(one.affine)
+        if one.whole is not None and one.extent != "whole":
+            starts.setdefault("whole", []).append(one.whole)
+    extent, ends = found[0].extent, {}
+    if len(starts) > 1 or extent == "whole":
         for name, affines in starts.items():
             pose = search.pose_of_landmarks(declared, name)
             pose = pose or search.pose(declared, name, *given)
             ends[name] = search.refine([*affines, pose.affine()], name)
-        for other, affines in others:
-            if ends[other][0] < (1 - _BETTER_NEAR) * ends[extent][0]:
-                extent, own = other, affines
-    value = min(search.unexplained(affine, extent) for affine in own)
-    return (ends[extent][1] if extent == "whole" else own[0]), extent, value
+        left = {name: value for name, (value, _) in ends.items()}
+        if "whole" in left:
+            left["whole"] *= 1 - _CLEARLY_HALF
+        extent = min(left, key=left.__getitem__)
+    value = min(search.unexplained(affine, extent) for affine in starts[extent])
+    return (ends[extent][1] if extent == "whole" else starts[extent][0]), extent, value
 
 
 def _judged(
-    search: Search, found: tuple[np.ndarray, str], codes: tuple[str, str], turned: bool
+    search: Search, found: Found, codes: tuple[str, str], turned: bool
 ) -> tuple[Doubt, list[str]]:
     """What a search says of the declared orientation: doubt, and codes that fit as well."""
-    affine, extent = found
+    affine, extent = found.affine, found.extent
     value, nearest = search.unexplained(affine, extent), nearest_code(affine, *codes)
     ranked = search.rank_orientations(codes[0], list(dict.fromkeys(("whole", extent))))
     if _fits_better(ranked[0], value, codes[1]):

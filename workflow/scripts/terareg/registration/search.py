@@ -1,9 +1,8 @@
 """Search for rotation, scale and position at coarse resolutions, then for an affine at finer ones.
 
 The criterion of the search is the share of the sample's variance that no function of the atlas
-intensity explains: one minus the correlation ratio of Roche 1998, with hat functions of intensity
-so that it is differentiable. It works equally for inverted, saturated or arbitrary contrast. Beyond
-a face at which the atlas was cut, two levels of their own say whether the sample goes on.
+intensity explains (:mod:`terareg.registration.correlation`). It works equally for inverted,
+saturated or arbitrary contrast.
 
 What is far from the tissue says that the atlas ends where the sample does. A whole brain is found
 by it even where light fades strongly; for one that was cut, another part or orientation of the
@@ -15,10 +14,6 @@ regions, or tissue is missing, outline and cut face move to make up for it. The 
 last therefore leaves the least variance to a straight line of the atlas intensity, and of its
 tissue fraction, that varies smoothly in space (:mod:`terareg.registration.contrast`). A straight
 line, since a bent one can shift the surface of a brain.
-
-References
-----------
-Roche, A. et al. MICCAI 1998, 1115.
 """
 
 from __future__ import annotations
@@ -36,6 +31,7 @@ from scipy.spatial.transform import Rotation
 from terareg.core.frames import all_orientations, orientation_matrix
 from terareg.registration import lbfgs
 from terareg.registration.contrast import LocalContrast
+from terareg.registration.correlation import CorrelationRatio, Seen
 from terareg.registration.flow import SamplingGrid
 from terareg.registration.images import (
     BRIGHT,
@@ -61,8 +57,8 @@ _VOXELS_PER_SIZE_OF_AFFINE = (18, 36)
 _WINDOW = 0.15
 _MARGIN = 0.15
 _AFFINE_STEPS = 40
+_APART = 0.01  # distance of places, relative to the size of the atlas, that makes another start
 _MOST_STRETCH = 1.5  # along any direction, by which the affine may differ from its start
-_BINS = 8
 _LOOKED_AT = 6  # orientations that are refined: three pairs of mirror images
 _BRIGHTEST = 1.3
 # standard deviations of the mean log scale and of its differences, and the cost of one of them
@@ -89,7 +85,7 @@ class Pose:
 
     def affine(self) -> np.ndarray:
         """4 x 4 matrix, atlas um to sample um."""
-        turn = rotation_matrix(torch.tensor(self.rotation)).numpy()
+        turn, _ = rotation_matrix(self.rotation)
         matrix = np.eye(4)
         matrix[:3, :3] = turn @ self.permutation @ np.diag(np.exp(self.log_scale))
         matrix[:3, 3] = self.position - matrix[:3, :3] @ self.centre
@@ -158,9 +154,7 @@ class Search:
             self.spread_um = math.hypot(self.spread_um, landmarks.sigma_um)
         self.unit = self.size / 10
         away = math.inf if near is None else near * self.size
-        self.levels = [
-            _Level(atlas, sample, self.size / n, self.unit, away) for n in _VOXELS_PER_SIZE
-        ]
+        self.levels = [_Level(atlas, sample, self.size / n, away) for n in _VOXELS_PER_SIZE]
         self.images = atlas, sample
         self.sample_centre = sample.tissue_centre_um
         self.sample_size = sample.tissue_volume_um3 ** (1 / 3)
@@ -185,10 +179,8 @@ class Search:
 
     def unexplained(self, affine: np.ndarray, extent: str, level: int = -1) -> float:
         """Criterion of an affine (atlas um to sample um), 0 best, about 1 for no relation."""
-        inverse = torch.tensor(np.linalg.inv(affine))
-        with torch.no_grad():
-            value = self.levels[level].unexplained(inverse[:3, :3], inverse[:3, 3], extent)
-        return float(value)
+        inverse = np.linalg.inv(affine)
+        return self.levels[level].of(extent).unexplained(inverse[:3, :3], inverse[:3, 3])
 
     def best(
         self, permutation: np.ndarray, extent: str, rotation_deg: np.ndarray, shift_um: np.ndarray
@@ -228,6 +220,15 @@ class Search:
         squares = (moved - torch.tensor(self.landmarks.sample_um)).square().sum(1)
         return _LANDMARK_COST * ((1 + squares / self.spread_um**2).sqrt() - 1).sum()
 
+    def _landmark_slopes(
+        self, linear: np.ndarray, offset: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """The cost, and its derivatives by linear and by the offset."""
+        parts = [torch.tensor(part, requires_grad=True) for part in (linear, offset)]
+        value = self._landmark_cost(*parts)
+        slopes = torch.autograd.grad(value, parts)
+        return (float(value.detach()), *(slope.numpy() for slope in slopes))
+
     def _starts(self, permutation, extent, rotation_deg, shift_um) -> list[Pose]:
         turns = [np.zeros(3)]
         for angle, axis, sign in itertools.product((15.0, 30.0), range(3), (1, -1)):
@@ -249,36 +250,50 @@ class Search:
 
     def descend(self, pose: Pose, extent: str, level: int, iterations: int) -> tuple[float, Pose]:
         """Minimise over rotation, scale and position; returns criterion plus prior, and pose."""
-        problem = self.levels[level]
-        permutation, centre = torch.tensor(pose.permutation), torch.tensor(pose.centre)
+        criterion, centre = self.levels[level].of(extent), pose.centre
         wide, narrow, cost = _SCALE_PRIOR
 
-        def parts(x):
-            logs = torch.tensor(pose.log_scale) + (x[3:6] / 4 if self.scale is None else 0)
-            position = torch.tensor(pose.position) + x[6:9] * self.unit
-            return torch.tensor(pose.rotation) + x[:3] / 4, logs, position
+        def moved(x: np.ndarray) -> Pose:
+            return replace(
+                pose,
+                rotation=pose.rotation + x[:3] / 4,
+                log_scale=pose.log_scale + (x[3:6] / 4 if self.scale is None else 0),
+                position=pose.position + x[6:9] * self.unit,
+            )
 
         def objective(x32):
-            x = x32.double().requires_grad_(True)
-            rotation, logs, position = parts(x)
-            forward = rotation_matrix(rotation) @ permutation @ torch.diag(torch.exp(logs))
-            inverse = torch.linalg.inv(forward)
-            value = problem.unexplained(inverse, centre - inverse @ position, extent)
-            if self.scale is None:
-                mean = logs.mean()
-                prior = (mean / wide) ** 2 + ((logs - mean) / narrow).square().sum()
-                value = value + cost * prior
+            at = moved(x32.double().numpy())
+            turn, by_turn = rotation_matrix(at.rotation)
+            scaled = at.permutation * np.exp(at.log_scale)
+            forward = turn @ scaled
+            inverse = np.linalg.inv(forward)
+            value, by_inverse, by_shift = criterion.slopes(inverse, centre - inverse @ at.position)
+            # inverse @ position is a part of the shift
+            by_inverse = by_inverse - np.outer(by_shift, at.position)
+            by_forward = -inverse.T @ by_inverse @ inverse.T
+            by_position = -inverse.T @ by_shift
             if self.landmarks is not None:
-                offset = position - forward @ centre
-                value = value + self._landmark_cost(forward, offset)
-            (gradient,) = torch.autograd.grad(value, x)
-            return float(value.detach()), gradient.float()
+                more, by_linear, by_offset = self._landmark_slopes(
+                    forward, at.position - forward @ centre
+                )
+                value += more
+                by_forward += by_linear - np.outer(by_offset, centre)
+                by_position = by_position + by_offset
+            by_log = np.zeros(3)
+            if self.scale is None:
+                mean = at.log_scale.mean()
+                rest = at.log_scale - mean
+                value += cost * ((mean / wide) ** 2 + float(rest @ rest) / narrow**2)
+                by_log = (by_forward * forward).sum(0)
+                by_log += cost * (2 * mean / (3 * wide**2) + 2 * rest / narrow**2)
+            by_rotation = [float((by_forward * (one @ scaled)).sum()) for one in by_turn]
+            gradient = [np.array(by_rotation) / 4, by_log / 4, by_position * self.unit]
+            return value, torch.tensor(np.concatenate(gradient), dtype=torch.float32)
 
         end = lbfgs.minimise(
             objective, torch.zeros(9), lbfgs.Memory(), iterations=iterations, first_step=0.3
         )
-        rotation, logs, position = (part.numpy() for part in parts(end.x.double()))
-        return end.value, replace(pose, rotation=rotation, log_scale=logs, position=position)
+        return end.value, moved(end.x.double().numpy())
 
     def refine(self, starts: Sequence[np.ndarray], extent: str) -> tuple[float, np.ndarray]:
         """Affine near one of ``starts`` (4 x 4, atlas um to sample um) that explains the most.
@@ -289,12 +304,24 @@ class Search:
         start is best shows after refining: one function of intensity prefers a small atlas where
         much of the sample is missing.
         """
+        starts = self._distinct(starts)
         for voxels in _VOXELS_PER_SIZE_OF_AFFINE:
             level = _LocalLevel(*self.images, extent, self.size / voxels)
             ends = [self._refined(level, start, extent) for start in starts]
             value, affine = min(ends, key=lambda end: end[0])
             starts = [affine]
         return value, affine
+
+    def _distinct(self, affines: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The affines without those that put the brain where an earlier one does."""
+        corners = np.array(list(itertools.product((-0.5, 0.5), repeat=3))) * self.size
+        points = np.c_[self.parts["whole"][0] + corners, np.ones(8)]
+        found: list[np.ndarray] = []
+        for affine in affines:
+            apart = [np.abs(points @ (affine - one)[:3].T).max() for one in found]
+            if min(apart, default=math.inf) > _APART * self.size:
+                found.append(affine)
+        return found
 
     def _refined(
         self, level: _LocalLevel, affine: np.ndarray, extent: str
@@ -383,55 +410,28 @@ class _Level:
     """Both images at one coarse voxel size, and the criterion on them."""
 
     def __init__(
-        self,
-        atlas: WorkingImage,
-        sample: WorkingImage,
-        voxel_um: float,
-        unit: float,
-        away_um: float,
+        self, atlas: WorkingImage, sample: WorkingImage, voxel_um: float, away_um: float
     ) -> None:
         atlas, sample = resample(atlas, voxel_um), resample(sample, voxel_um)
-        frame, self.unit = atlas.frame, unit
-        self.grid = SamplingGrid(
-            frame.shape,
-            tuple(s / unit for s in frame.spacing_um),
-            tuple(o / unit for o in frame.origin_um),
-        )
-        axes = [torch.tensor(axis) for axis in sample.frame.axes_um()]
-        self.points = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
-        self.target = torch.tensor(saturated(sample)).reshape(-1)
         weight = sample.weight
         if sample.tissue.any():  # thin tissue has no voxel of its own
             away = ndimage.distance_transform_edt(~sample.tissue, sample.frame.spacing_um)
             weight = weight * (away <= away_um)
-        self.weight = torch.tensor(weight).reshape(-1)
-        self.volumes = {
-            name: torch.tensor(np.maximum(saturated(atlas) * presence(atlas, name), 0))[None]
-            for name in EXTENTS
-        }
-        self.cut = cut_faces(atlas)
-        mean = (self.weight * self.target).sum() / self.weight.sum()
-        self.variance = (self.weight * (self.target - mean) ** 2).sum().clamp_min(1e-9)
+        places = np.stack(np.meshgrid(*sample.frame.axes_um(), indexing="ij"))
+        counted = weight > 0
+        seen = Seen(places[:, counted], saturated(sample)[counted], weight[counted])
+        self._parts, self._cut = (atlas, seen), cut_faces(atlas)
+        self._criteria: dict[str, CorrelationRatio] = {}
 
-    def unexplained(self, linear: torch.Tensor, offset: torch.Tensor, extent: str):
-        """1 - correlation ratio for the map x_atlas = linear @ y_sample + offset (um)."""
-        points = ((linear @ self.points + offset[:, None]) / self.unit).float()
-        image = self.grid.sample(self.volumes[extent], points)[0]
-        position = image * ((_BINS - 1) / _BRIGHTEST)
-        hats = (1 - (position - torch.arange(_BINS)[:, None]).abs()).clamp_min(0)
-        if self.cut:
-            # beyond a cut face the sample may go on as the atlas does at the face, or end: levels
-            # of their own. They follow the atlas alone: with the sample's own tissue as predictor
-            # a sample that lies wholly beyond the face would be explained best
-            beyond = self.grid.beyond(self.cut, points)
-            onward = (image / _BRIGHTEST).clamp(0, 1)
-            hats = torch.cat([hats * (1 - beyond), beyond * torch.stack([onward, 1 - onward])])
-        weighted = hats * self.weight
-        normal = weighted @ hats.T
-        ridge = 1e-5 * normal.diagonal().sum() * torch.eye(len(hats))
-        curve = torch.linalg.solve(normal + ridge, weighted @ self.target)
-        residual = self.target - curve @ hats
-        return ((self.weight * residual**2).sum() / self.variance).double()
+    def of(self, extent: str) -> CorrelationRatio:
+        """The criterion for a part of the atlas."""
+        if extent not in self._criteria:
+            atlas, seen = self._parts
+            volume = np.maximum(saturated(atlas) * presence(atlas, extent), 0)
+            self._criteria[extent] = CorrelationRatio(
+                volume, atlas.frame, self._cut, seen, _BRIGHTEST
+            )
+        return self._criteria[extent]
 
 
 class _LocalLevel:
@@ -476,12 +476,26 @@ class _LocalLevel:
         return ((self.weight * residual**2).sum(dtype=torch.float64) / self.variance).double()
 
 
-def rotation_matrix(vector: torch.Tensor) -> torch.Tensor:
-    """Rotation about ``vector`` by its length (radians), float64, differentiable."""
-    zero = torch.zeros((), dtype=vector.dtype)
+def rotation_matrix(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation about ``vector`` by its length (radians), and its derivatives, (3, 3, 3).
+
+    Derivatives as in Gallego & Yezzi, J. Math. Imaging Vis. 51, 378 (2015), equation 9.
+    """
+    about, square = _cross(vector), float(vector @ vector)
+    if square < 1e-12:
+        return np.eye(3) + about, np.array([_cross(one) for one in np.eye(3)])
+    angle = math.sqrt(square)
+    turn = np.eye(3) + math.sin(angle) / angle * about
+    turn += (1 - math.cos(angle)) / square * about @ about
+    away = (about @ (np.eye(3) - turn)).T
+    slopes = [(v * about + _cross(one)) @ turn / square for v, one in zip(vector, away)]
+    return turn, np.array(slopes)
+
+
+def _cross(vector: np.ndarray) -> np.ndarray:
+    """Matrix of the cross product with a vector."""
     z, y, x = vector
-    rows = [[zero, -x, y], [x, zero, -z], [-y, z, zero]]
-    return torch.linalg.matrix_exp(torch.stack([torch.stack(row) for row in rows]))
+    return np.array([[0, -x, y], [x, 0, -z], [-y, z, 0]])
 
 
 def _centre_and_size(atlas: WorkingImage, weight: np.ndarray) -> tuple[np.ndarray, float]:
