@@ -19,8 +19,11 @@ VOLUMES = ("ome.zarr", "precomputed", "blocks")
 #: targets that leave out pictures and files for other programs; what of a whole run begins with
 #: these is then not there
 WITHOUT_PICTURES = ("fused_volumes", "corrected_volumes", "regions", "derived_volumes")
-PICTURES = ("views/", "report.html", "stitching/seams.json", "stitching/render/",
-            "stitching/TileConfiguration", "registration/phantom/verdicts.json", "registration/phantom/quality.tsv")  # fmt: skip
+PICTURES = (
+    "views/", "report.html", "stitching/seams.json", "stitching/render/",
+    "stitching/TileConfiguration", "registration/phantom/verdicts.json",
+    "registration/phantom/quality.tsv",
+)  # fmt: skip
 
 #: artefacts that name the place of the raw data
 NAMES_ITS_PLACE = {
