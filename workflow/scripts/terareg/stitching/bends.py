@@ -172,36 +172,28 @@ def misfits_of(
     positions: np.ndarray,
     shapes: Mapping[str, np.ndarray],
     fields: Mapping[str, np.ndarray] | None = None,
+    *,
+    sure: bool = False,
 ) -> dict[int, np.ndarray]:
     """How far seams do not fit, voxels, part by part along them, by the number of the pair.
 
     Each is the length of the median over the points of a third of a seam; thirds with fewer than
     two points, and pairs without points, have none. ``fields`` are those of
     tiles that are distorted within themselves, (2, rows, columns), see
-    :class:`terareg.volumes.warps.Warp`.
+    :class:`terareg.volumes.warps.Warp`. With ``sure`` it is less what the scatter of the points
+    explains: along each axis the half width of the interval of 95 % of their mean, by Student's t.
+    Two points, one of which is wrong, say nothing then.
     """
+    size = _beyond_scatter if sure else _length
     return {
-        k: np.array([np.linalg.norm(np.median(left, axis=0)) for left in parts])
+        k: np.array([size(left) for left in parts])
         for k, parts in _left_of_thirds(grid, pairs, positions, shapes, fields).items()
     }
 
 
-def sure_misfits_of(
-    grid: CellGrid,
-    pairs: Sequence[PairResult],
-    positions: np.ndarray,
-    shapes: Mapping[str, np.ndarray],
-    fields: Mapping[str, np.ndarray] | None = None,
-) -> dict[int, np.ndarray]:
-    """As :func:`misfits_of`, less what the scatter of the points of each third explains.
-
-    Along each axis by the half width of the interval of 95 % of their mean, by Student's t: two
-    points, one of which is wrong, say nothing.
-    """
-    return {
-        k: np.array([_beyond_scatter(left) for left in parts])
-        for k, parts in _left_of_thirds(grid, pairs, positions, shapes, fields).items()
-    }
+def _length(left: np.ndarray) -> float:
+    """Length of the median of points, (points, 3)."""
+    return float(np.linalg.norm(np.median(left, axis=0)))
 
 
 def _beyond_scatter(left: np.ndarray) -> float:

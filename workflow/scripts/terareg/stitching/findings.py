@@ -12,7 +12,7 @@ from scipy import sparse, special
 from scipy.sparse.csgraph import connected_components
 
 from terareg.core.errors import few
-from terareg.stitching.bends import misfits_of, sure_misfits_of
+from terareg.stitching.bends import misfits_of
 from terareg.stitching.cells import CellGrid, corroborated, sides_of
 from terareg.stitching.elastic import Elastic
 from terareg.stitching.leans import Lean, jump_warnings, lean_left, lean_warnings, leaning
@@ -134,7 +134,7 @@ def report(
     misfits = misfits_of(grid, pairs, x, found.shapes, fields)
     within = [size for k, sizes in misfits.items() if kept[k] for size in sizes]
     summary |= _summary_of_fields(found, fields, within)
-    sure = sure_misfits_of(grid, pairs, x, found.shapes, fields)
+    sure = misfits_of(grid, pairs, x, found.shapes, fields, sure=True)
     beyond = [size for k, sizes in sure.items() if kept[k] for size in sizes]
     summary["seam_misfit_vox"] = float(np.percentile(beyond, 95)) if beyond else None
     summary["tiles_bent"] = sum(
