@@ -488,9 +488,7 @@ def test_why_images_are_no_sample_is_said(here, planes, words):
         ("um", {"zunit": "mm"}, "micrometres, which the image does not state"),
     ],
 )
-def test_what_imagej_says_of_voxels_is_shown_where_their_size_is_asked_for(
-    here, unit, more, asked
-):
+def test_what_imagej_says_of_voxels_is_shown_where_their_size_is_asked_for(here, unit, more, asked):
     image = np.zeros((4, 8, 10), np.uint16)
     notes = {"axes": "ZYX", "spacing": 5, "unit": unit} | more
     tifffile.imwrite(here / "a.tif", image, imagej=True, metadata=notes, resolution=(0.4, 0.5))

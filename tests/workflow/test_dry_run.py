@@ -25,8 +25,8 @@ CHAIN = {
     "threshold_displacements", "place_tiles", "sum_placed_tiles", "refine_flatfield",
     "init_volume", "fuse_blocks", "finish_pyramid",
     "finalize_volume", "estimate_bias_field", "correct_volume", "prepare_atlas",
-    "find_pose", "preview_alignment", "register", "transform_labels", "sum_regions", "measure_regions",
-    "make_report",
+    "find_pose", "preview_alignment", "register", "transform_labels", "sum_regions",
+    "measure_regions", "make_report",
 }  # fmt: skip
 
 

@@ -433,7 +433,9 @@ def test_images_on_s3_and_the_web_are_imported_as_those_on_disk(workspace, s3):
         store = Store(str(workspace.folder / "results"))
         for name, expected in (("a", values), ("b", values[::-1]), ("d", values[:, ::-1])):
             np.testing.assert_array_equal(Volume(store, f"scan/fused/{name}").read(0), expected)
-        plans = {n: read_json(workspace.folder / f"results/scan/fused/{n}/plan.json") for n in channels}
+        plans = {
+            n: read_json(workspace.folder / f"results/scan/fused/{n}/plan.json") for n in channels
+        }
         absent = {name: plan["source"]["absent_chunks"] for name, plan in plans.items()}
         assert absent == {"d": None, "a": 0, "b": 0}
         # what changed is read again
