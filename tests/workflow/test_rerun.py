@@ -47,6 +47,8 @@ def test_a_copy_has_nothing_to_do_wherever_it_and_its_code_lie(copy, own_code):
     [
         ({"registration__regularisation": 0.1}, {"register"} | AFTER_REGISTRATION),
         ({"registration__pose": {"extent": "whole"}}, FROM_POSE),
+        # what a registration that stops for its sake advises
+        ({"input__orientation_confirmed": True}, {"register"} | AFTER_REGISTRATION),
         (
             {"report__thresholds": {"stitching.residual_p95_vox": {"warn": 1}}},
             {"assess_registration", "draw_brain", "make_report"},
