@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped
 from terareg.storage.nrrd import write_image, write_scalar
 from terareg.storage.records import fingerprint, write_json, write_table
+from terareg.storage.store import Store
+from terareg.volumes.finishing import finalize_volume
+from terareg.volumes.plan import Block, VolumeSettings, make_plan
+from terareg.volumes.writer import finish_pyramid, init_volume, write_blocks
 
 FRAME = Frame((12, 14, 16), (100.0, 100.0, 100.0), orientation="SAR")
 #: id, acronym, parent; 2 and 3 are parts of 1, and 4 is the only part of 3
@@ -65,6 +71,27 @@ def write_sample(results: Path, sample: str, rng: np.random.Generator, more: boo
     write_image(annotation, np.ones(FRAME.shape, np.uint32), FRAME)
     write_json(results / "atlases/ccf/atlas.json", atlas | {"sha256": fingerprint(atlas)})
     return folder
+
+
+def write_images(results: Path, samples: list[tuple[str, str]], unseen: str = "") -> None:
+    """An image of every sample in the atlas, brighter in the second group; ``unseen`` has a gap."""
+    settings = VolumeSettings(16, 16, ("ome-zarr",))
+    for number, (sample, group) in enumerate(samples):
+        image = np.random.default_rng(number).normal(1000, 5, FRAME.shape)
+        image[MORE] += 200 * (group == "drug")
+        if sample == unseen:
+            image[0] = 0
+        voxels = np.rint(image).astype(np.uint16)
+        store, key = Store(str(results)), f"{sample}/atlas_space/ccf/signal"
+        plan = make_plan(sample, FRAME, "uint16", settings)
+        init_volume(store, key, plan)
+        write_blocks(store, key, plan, plan.blocks(), partial(_voxels_of, voxels), fingerprint="f")
+        finish_pyramid(store, key, plan)
+        write_json(results / key / "complete.json", finalize_volume(store, key, plan))
+
+
+def _voxels_of(image: np.ndarray, block: Block) -> tuple[np.ndarray, Clipped]:
+    return image[tuple(map(slice, block.start, block.stop))], Clipped()
 
 
 def write_cohort(results: Path, seed: int = 0, size: int = 5) -> list[tuple[str, str]]:

@@ -110,7 +110,7 @@ def planned(workspace, *arguments: str, **env: str) -> dict[str, int]:
 
 
 def tracked_files(text: str) -> tuple[int, int]:
-    """Output files that the text of a dry run names, and the same with logs and benchmarks."""
+    """Output files that a verbose dry run names, and the same with logs and benchmarks."""
     found = {
         kind: {
             name.strip()

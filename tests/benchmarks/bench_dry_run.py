@@ -90,7 +90,7 @@ def main() -> None:
             raw = Path(config["input"]["path"])
             write_linked_planes(raw, rows, cols, channels=channels)
             workspace.write(config)
-            text, (cpu, wall, peak) = run(workspace, "-n")
+            text, (cpu, wall, peak) = run(workspace, "-n", "--verbose")
             jobs = int(re.findall(r"^total +(\d+)$", text, re.MULTILINE)[-1])
             _, (index, _, _) = run(
                 workspace,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cohort_truth import FRAME, MORE, write_cohort
+from cohort_truth import FRAME, MORE, write_cohort, write_images
 
-from terareg.cohort.maps import compare_maps, in_regions, in_slabs, log_ratios
+from terareg.cohort.maps import compare_maps, in_regions, in_slabs, log_ratios, volume_slabs
 from terareg.cohort.model import Design, compare
 from terareg.core.errors import CohortError
 from terareg.core.frames import Frame
 from terareg.storage import nrrd
+from terareg.storage.store import Store
+from terareg.volumes.reader import Volume
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,26 @@ def test_maps_of_cells_are_read_on_the_grid_of_the_atlas(cohort, monkeypatch):
     made = compare_maps([nrrd.image_slabs(path, FRAME) for path in paths], FRAME, design)
     more = made["mean_compared"] - made["mean_reference"]
     assert more[MORE].mean() == pytest.approx(60, abs=3)
+
+
+def test_images_in_the_atlas_are_read_in_slabs_on_its_grid(cohort):
+    folder, samples, design = cohort
+    write_images(folder, [(name, ("control", "drug")[n % 2]) for n, name in enumerate(samples)],
+                 unseen=samples[3])  # fmt: skip
+    volumes = [Volume(Store(str(folder)), f"{name}/atlas_space/ccf/signal") for name in samples]
+    seen = np.ones(FRAME.shape, bool)
+    slabs = [volume_slabs(volume, FRAME, seen) for volume in volumes]
+    made = compare_maps(slabs, FRAME, design)
+    whole = np.stack([volume.read(0) for volume in volumes]).astype(float)
+    np.testing.assert_allclose(made["mean_compared"], whole[1::2].mean(0), rtol=1e-6)
+    assert (made["mean_compared"] - made["mean_reference"])[MORE].mean() == pytest.approx(
+        200, abs=3
+    )
+    assert not seen[0].any() and seen[1:].all(), "one sample has not seen the first plane"
+    coarse = Frame((6, 7, 8), (200.0, 200.0, 200.0), (50.0, 50.0, 50.0), "SAR")
+    seen = np.ones(coarse.shape, bool)
+    (only,) = [planes for _, planes in volume_slabs(volumes[0], coarse, seen)]
+    np.testing.assert_allclose(only, whole[0].reshape(6, 2, 7, 2, 8, 2).mean((1, 3, 5)), rtol=1e-6)
 
 
 def test_voxels_without_spread_have_no_difference():

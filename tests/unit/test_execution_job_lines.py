@@ -12,12 +12,12 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from terareg.execution.job_lines import JobLines
 
 
-def shown(*records, quiet=(), wanted=True):
+def shown(*records, quiet=(), dry=False):
     """What a handler with the filter writes; each record is a message and its further fields."""
     text, now = io.StringIO(), [0.0]
     handler = logging.StreamHandler(text)
     handler.addFilter(lambda record: getattr(record, "event", None) not in quiet)
-    handler.addFilter(JobLines(handler, lambda: wanted, lambda: now[0]))
+    handler.addFilter(JobLines(handler, lambda: dry, lambda: now[0]))
     for message, later, more in records:
         now[0] += later
         handler.handle(logging.makeLogRecord({"msg": message, "levelname": "INFO", **more}))
@@ -67,9 +67,14 @@ def test_what_the_user_silenced_stays_silent():
     assert not [line for line in shown(*RUN, quiet=(LogEvent.JOB_FINISHED,)) if "done" in line]
 
 
-def test_a_dry_run_is_shown_as_it_is():
-    said = [message for message, _, _ in RUN]
-    assert shown(*RUN, wanted=False) == [str(message) for message in said]
+def test_a_dry_run_shows_its_jobs_once_and_without_their_files():
+    reasons = "Reasons:\n    (check individual jobs above for details)\n    params: fuse\n"
+    reasons += "    input files updated by another job:\n        all, register"
+    temporary = "Would remove temporary output a.npz"
+    assert shown(RUN[0], *RUN[3:5], RUN[0], (reasons, 0, {}), (temporary, 0, {}), dry=True) == [
+        "Job stats", "Reasons:", "    (--verbose shows files and reason of every job)",
+        "    params: fuse",
+    ]  # fmt: skip
 
 
 def test_the_end_of_a_job_whose_start_was_not_seen():

@@ -36,7 +36,7 @@ def test_a_large_atlas_gets_the_cpus_that_its_memory_takes_on_aws_batch():
     needed = requests.request_mb("prepare_atlas", brain(atlas=fine), threads)
     assert threads > 1 and requests.fit(1.5 * needed, threads) >= 1.5 * needed > 20_000
     one = brain(atlas=fine, jobs={"threads": 1})
-    assert requests.threads_of("preview_alignment", one) >= 4
+    assert requests.threads_of("find_pose", one) >= 4
 
 
 def test_a_retry_of_a_job_gets_twice_the_time():

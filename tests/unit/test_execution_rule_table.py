@@ -46,7 +46,7 @@ def test_a_row_of_blocks_is_cut_where_memory_ends():
 
 
 @pytest.mark.parametrize(
-    "rule", ["prepare_atlas", "preview_alignment", "register", "assess_registration", "init_labels",
+    "rule", ["prepare_atlas", "find_pose", "register", "assess_registration", "init_labels",
              "transform_labels", "sum_regions", "measure_regions", "transform_points"]
 )  # fmt: skip
 def test_requests_know_the_size_of_the_atlas(rule):

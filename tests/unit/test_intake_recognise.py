@@ -461,6 +461,40 @@ def test_what_is_not_read_is_named_with_what_to_do(here):
         recognise(str(here / "none"))
 
 
+@pytest.mark.parametrize(
+    ("planes", "words"),
+    [
+        ({"a.tif": (6, 8, 10), "b.tif": (3, 4, 5)},
+         r"images differ in shape, a.tif 6 x 8 x 10, b.tif 3 x 4 x 5; channels of a brain lie on"),
+        ({"slice.tif": (8, 10)}, r"single planes: slice.tif"),
+        ({"p1.tif": (8, 10, 3), "p2.tif": (8, 10, 3)}, "3 x 8 bit unsigned samples per pixel"),
+    ],
+)  # fmt: skip
+def test_why_images_are_no_sample_is_said(here, planes, words):
+    for name, shape in planes.items():
+        grey = "rgb" if shape[-1] == 3 else "minisblack"
+        tifffile.imwrite(here / name, np.zeros(shape, np.uint8), photometric=grey)
+    with pytest.raises(AcquisitionError, match=words):
+        recognise(str(here))
+
+
+@pytest.mark.parametrize(
+    ("unit", "more", "asked"),
+    [
+        ("micron", {}, "ImageJ wrote [5, 2, 2.5] into a.tif"),
+        (r"\u00B5m", {}, "ImageJ wrote [5, 2, 2.5] into a.tif"),
+        ("mm", {}, "ImageJ wrote [5000, 2000, 2500] into a.tif"),
+        ("pixel", {}, "micrometres, which the image does not state"),
+        ("um", {"zunit": "mm"}, "micrometres, which the image does not state"),
+    ],
+)
+def test_what_imagej_says_of_voxels_is_shown_where_their_size_is_asked_for(here, unit, more, asked):
+    image = np.zeros((4, 8, 10), np.uint16)
+    notes = {"axes": "ZYX", "spacing": 5, "unit": unit} | more
+    tifffile.imwrite(here / "a.tif", image, imagej=True, metadata=notes, resolution=(0.4, 0.5))
+    assert asked in recognise(str(here / "a.tif")).asked["spacing_um"]
+
+
 def test_files_that_are_there_are_kept(here, capsys):
     folders.own_table(here / "raw")
     Path("sample.yaml").write_text("mine\n")

@@ -773,8 +773,14 @@ def test_an_image_is_imported_and_told_of_what_is_odd_about_it(tmp_path):
     write(folder, "fused/t1/complete.json", usual | {"grey_values": 300, "piled_percent": 7.5})
     write(folder, "fused/seg/complete.json", usual | {"grey_values": 41, "piled_percent": 0})
     write(folder, "fused/dark/complete.json", usual)
+    for name, absent in (("t1", 3), ("seg", 0), ("dark", None)):
+        write(folder, f"fused/{name}/plan.json", {"source": image | {"absent_chunks": absent}})
     data = gather(folder)
     warnings = [w for stage in data["stages"] for w in stage["warnings"]]
+    told = [w for w in warnings if "are missing and were read as zeros" in w]
+    assert [w.split(" of ")[0] for w in told] == ["channel t1: 3 chunks"]
+    rows = next(s for s in data["stages"] if s["id"] == "input")["tables"][1]["rows"]
+    assert [row[-1] for row in rows] == ["3", "0", "not counted on the web"]
     assert any(
         "lists further images (multiscales), which are ignored: 'dapi'" in w for w in warnings
     )

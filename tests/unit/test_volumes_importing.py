@@ -112,7 +112,6 @@ def test_a_file_becomes_a_volume(tmp_path):
     assert frame == Frame(SHAPE, (50.0, 20.0, 10.0), orientation="SPL")
     assert data["channels"]["t1"] == {
         "source": path, "form": "NIfTI", "source_dtype": "float32", "dtype": "float32",
-        "absent_chunks": 0,
     }  # fmt: skip
 
     store, settings = Store(str(tmp_path)), VolumeSettings(16, 16, ("ome-zarr", "precomputed"))
@@ -182,8 +181,6 @@ def test_a_volume_on_the_web_is_that_of_its_folder(web, form, suffix):
     image = open_image(f"{url}/v", ImageSettings(orientation="RIP"))
     np.testing.assert_array_equal(image.read(0), VALUES)
     assert check_whole(header) is None, "the web does not tell"
-    told = describe_input({"a": header}, "RIP", {"a": None})["channels"]["a"]
-    assert told["absent_chunks"] is None
 
 
 @pytest.mark.parametrize("form", ["ome-zarr-0.4", "precomputed"])

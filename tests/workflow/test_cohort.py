@@ -7,7 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from cohort_truth import FRAME, MORE, write_cohort, write_sample, write_table_of
+from cohort_truth import (
+    FRAME,
+    MORE,
+    write_cohort,
+    write_images,
+    write_sample,
+    write_table_of,
+)
 from running import job_counts
 
 from terareg.storage.nrrd import read_scalar
@@ -16,9 +23,11 @@ from terareg.storage.records import read_table
 
 def described(workspace, **settings):
     samples = write_cohort(workspace.folder / "results", size=4)
+    write_images(workspace.folder / "results", samples)
     ages = {"age": [9, 10, 11, 9, 10, 12, 8, 9]}
     write_table_of(workspace.folder / "cohort.tsv", samples, ages)
-    comparison = {"table": "cohort.tsv", "atlas": "ccf", "cells": ["cfos"]} | settings
+    comparison = {"table": "cohort.tsv", "atlas": "ccf", "cells": ["cfos"], "images": ["signal"]}
+    comparison |= settings
     workspace.write({"comparisons": {"drug": comparison}})
 
 
@@ -39,16 +48,21 @@ def test_a_difference_between_groups_is_found_and_told(workspace):
         assert len(list(csv.DictReader(stream))) == 8 * 4 * 24
     d, frame = read_scalar(folder / "maps/log_jacobian/cohens_d.nrrd")
     assert frame == FRAME and d[MORE].mean() > 2
+    means = {n: read_scalar(folder / f"maps/image_signal/mean_{n}.nrrd")[0][MORE].mean()
+             for n in ("reference", "compared")}  # fmt: skip
+    assert means["reference"] == pytest.approx(1000, abs=3)
+    assert means["compared"] == pytest.approx(1200, abs=3)
     page = (folder / "report.html").read_text()
     assert "<strong>brain2</strong> (control)" in page and "brain2" in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     record = json.loads((folder / "logs/compare_regions.json").read_text())
     assert record["rule"] == "compare_regions"
 
     # nothing is left to do; another test runs what depends on it, and no map of a sample again
     again = workspace.snakemake("-n", "cohort", "--quiet", "rules")
     assert "Nothing to be done" in again.stdout + again.stderr
-    config = {"table": "cohort.tsv", "atlas": "ccf", "cells": ["cfos"], "test": "permutation"}
+    config = {"table": "cohort.tsv", "atlas": "ccf", "cells": ["cfos"], "images": ["signal"],
+              "test": "permutation"}  # fmt: skip
     workspace.write({"comparisons": {"drug": config}})
     jobs = job_counts(workspace.snakemake("-n", "--quiet", "rules"))
     assert jobs["compare_regions"] == jobs["report_cohort"] == 1

@@ -25,8 +25,8 @@ CHAIN = {
     "threshold_displacements", "place_tiles", "sum_placed_tiles", "refine_flatfield",
     "init_volume", "fuse_blocks", "finish_pyramid",
     "finalize_volume", "estimate_bias_field", "correct_volume", "prepare_atlas",
-    "preview_alignment", "register", "transform_labels", "sum_regions", "measure_regions",
-    "make_report",
+    "find_pose", "preview_alignment", "register", "transform_labels", "sum_regions",
+    "measure_regions", "make_report",
 }  # fmt: skip
 
 
@@ -250,7 +250,7 @@ def described(workspace, grid, channels):
 
 
 def limited_jobs_and_files(workspace):
-    done = workspace.snakemake("-n")
+    done = workspace.snakemake("-n", "--verbose")
     jobs = job_counts(done)
     outputs, _ = running.tracked_files(done.stdout)
     assert jobs["total"] <= 500 and 0.9 * jobs["total"] < outputs <= 500, jobs
@@ -270,7 +270,7 @@ def test_a_terabyte_of_plane_files_is_a_few_hundred_jobs(workspace):
 def test_two_terabytes_are_at_most_500_tracked_files(workspace, grid, channels):
     """Outputs, logs and benchmarks, each of which costs requests on S3."""
     described(workspace, grid, channels)
-    _, tracked = running.tracked_files(workspace.snakemake("-n").stdout)
+    _, tracked = running.tracked_files(workspace.snakemake("-n", "--verbose").stdout)
     assert 200 < tracked <= 500
 
 
@@ -337,6 +337,8 @@ def test_a_dry_run_ends_with_the_plan_of_its_jobs(workspace):
     brain = brain_of(workspace)
     whole = stages_of(run_plan.plan_text("brain", brain))
     done = workspace.snakemake("-n")
+    assert done.stdout.count("Job stats:") == 1 and "\nrule " not in done.stdout
+    assert len((done.stdout + done.stderr).splitlines()) < 100, "one or two screens"
     assert done.returncode == 0 and stages_of(done.stderr) == whole and len(whole) == 8
     assert "space needed in the store: " in done.stderr
     one = workspace.snakemake("-n", "--", "results/brain/fused/signal/batches/0.json")

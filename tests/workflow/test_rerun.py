@@ -16,7 +16,7 @@ AFTER_REGISTRATION = {
     "score_registration", "assess_registration", "draw_regions", "draw_fiducials", "draw_brain",
     "make_slices", "write_neuroglancer_state", "make_report", "finish_pyramid", "finalize_volume",
 }  # fmt: skip
-FROM_POSE = {"preview_alignment", "register"} | AFTER_REGISTRATION
+FROM_POSE = {"find_pose", "preview_alignment", "register"} | AFTER_REGISTRATION
 PIXELS = {"sum_tiles", "estimate_steps", "measure_displacements", "fuse_blocks", "draw_flatfield"}
 TILES = PIXELS | {"index_acquisition", "estimate_flatfield", "import_tiles", "place_tiles"}
 
@@ -47,6 +47,8 @@ def test_a_copy_has_nothing_to_do_wherever_it_and_its_code_lie(copy, own_code):
     [
         ({"registration__regularisation": 0.1}, {"register"} | AFTER_REGISTRATION),
         ({"registration__pose": {"extent": "whole"}}, FROM_POSE),
+        # what a registration that stops for its sake advises
+        ({"input__orientation_confirmed": True}, {"register"} | AFTER_REGISTRATION),
         (
             {"report__thresholds": {"stitching.residual_p95_vox": {"warn": 1}}},
             {"assess_registration", "draw_brain", "make_report"},
@@ -159,6 +161,15 @@ def test_comments_count_for_nothing_and_code_for_what_runs_it(own_code):
     assert running.planned(own_code) == {}
     path.write_text(text + "\nUNUSED = 1\n")
     assert set(running.planned(own_code)) == FROM_POSE
+
+
+def test_code_of_pictures_runs_pictures_and_reports_alone(own_code):
+    path = own_code.folder / "workflow/scripts/terareg/views/customary.py"
+    path.write_text(path.read_text() + "\nUNUSED = 1\n")
+    planned = running.planned(own_code)
+    assert {"preview_alignment", "assess_registration", "make_report"} <= planned.keys()
+    drawn = ("draw_", "make_", "preview_", "first_look", "assess_", "write_neuroglancer")
+    assert [name for name in planned if not name.startswith(drawn)] == []
 
 
 def test_code_of_the_stitching_leaves_the_index_and_the_flatfields_alone(own_code):

@@ -18,7 +18,7 @@ from terareg.volumes.reader import Volume
 
 # voxels z, y, x by which the light-sheet template lies further than the atlas of labels
 SHIFT = (2, -1, 1)
-REGISTERED = {"preview_alignment", "register", "assess_registration"}
+REGISTERED = {"find_pose", "preview_alignment", "register", "assess_registration"}
 
 
 def through(**over):

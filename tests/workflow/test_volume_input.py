@@ -18,7 +18,7 @@ from running import job_counts
 from web_server import serving
 from workspaces import ROOT, Workspace
 
-from terareg.storage.records import read_table
+from terareg.storage.records import read_json, read_table
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume
 
@@ -31,7 +31,8 @@ OF_TILES = {
 }  # fmt: skip
 OF_VOLUMES = {
     "index_input", "init_import", "import_volume", "finish_pyramid", "finalize_volume",
-    "estimate_bias_field", "correct_volume", "prepare_atlas", "preview_alignment", "register",
+    "estimate_bias_field", "correct_volume", "prepare_atlas", "find_pose", "preview_alignment",
+    "register",
     "transform_labels", "mesh_labels", "sum_regions", "measure_regions", "transform_volume",
     "check_inputs", "write_neuroglancer_state", "assess_registration", "make_report",
     "draw_brain", "make_slices", "first_look",
@@ -348,6 +349,15 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
     places = (39 - (marks + (1, -2, 2)))[:, ::-1] * 250  # x, y, z
     assert shown == {f"P{n}": place for n, place in enumerate(places.tolist())}
 
+    # a channel that is added later is imported and measured, and nothing is registered again
+    write_nifti(workspace.folder / "more.nii.gz", np.nan_to_num(scan) + 1, flipped=True)
+    config["input"]["channels"]["more"] = "more.nii.gz"
+    workspace.write(config)
+    planned = job_counts(workspace.snakemake("-n", wanted[0], "--quiet", "rules"))
+    assert planned["init_import"] == planned["import_volume"] == planned["finalize_volume"] == 1
+    assert "measure_regions" in planned
+    assert not planned.keys() & {"find_pose", "register", "transform_labels"}
+
 
 @pytest.mark.slow
 def test_a_plate_becomes_a_page_of_tiles_with_its_wells_and_sites(workspace):
@@ -423,13 +433,15 @@ def test_images_on_s3_and_the_web_are_imported_as_those_on_disk(workspace, s3):
         store = Store(str(workspace.folder / "results"))
         for name, expected in (("a", values), ("b", values[::-1]), ("d", values[:, ::-1])):
             np.testing.assert_array_equal(Volume(store, f"scan/fused/{name}").read(0), expected)
-        index = json.loads((workspace.folder / "results/scan/input.json").read_text())
-        absent = {name: image["absent_chunks"] for name, image in index["channels"].items()}
+        plans = {
+            n: read_json(workspace.folder / f"results/scan/fused/{n}/plan.json") for n in channels
+        }
+        absent = {name: plan["source"]["absent_chunks"] for name, plan in plans.items()}
         assert absent == {"d": None, "a": 0, "b": 0}
         # what changed is read again
         ome_zarr(workspace.folder / "d.ome.zarr", values)
         again = job_counts(workspace.snakemake("-n", *wanted, "--quiet", "rules", **s3.env))
-        assert again["index_input"] == again["first_look"] == 1 and again["import_volume"] >= 1
+        assert again["index_input"] == again["first_look"] == again["init_import"] == 1
         done = workspace.snakemake("--cores", "2", wanted[0], "--quiet", **s3.env)
         assert done.returncode == 0, done.stderr
         np.testing.assert_array_equal(Volume(store, "scan/fused/d").read(0), values)

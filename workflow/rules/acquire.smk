@@ -23,7 +23,7 @@ rule index_acquisition:
     params:
         code=code("index_acquisition"),
         record=record_of("index_acquisition"),
-        settings=setting("input"),
+        settings=of_sample(inputs.indexed_settings),
         raw_layout=of_sample(raw_data.raw_layout),
         metadata_state=of_sample(raw_data.metadata_state),
     script:

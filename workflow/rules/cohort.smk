@@ -78,6 +78,7 @@ rule map_cohort:
         code=code("map_cohort"),
         record=cohort_record("map_cohort/{map}"),
         settings=of_comparison(comparisons.settings_of),
+        volumes=of_map(comparisons.sample_volumes),
     script:
         "../scripts/map_cohort.py"
 

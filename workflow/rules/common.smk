@@ -46,7 +46,7 @@ def guarded(function, *arguments):
 blas.pin_kernels(os.environ)
 
 if screen() is not None:
-    screen().addFilter(JobLines(screen(), does_jobs))
+    screen().addFilter(JobLines(screen(), is_dry))
 
 START = time.time()
 RUN = guarded(load_run, config, remote_prefix(), config_files())

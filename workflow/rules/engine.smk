@@ -84,9 +84,9 @@ def screen():
     return next((h for h in handlers if h.name == "DefaultStreamHandler"), None)
 
 
-def does_jobs():
-    """Whether this is no dry run; not known before all rules are read."""
-    return not workflow.dryrun
+def is_dry():
+    """Whether this is a dry run; not known before all rules are read."""
+    return workflow.dryrun
 
 
 check_places()

@@ -25,7 +25,6 @@ rule index_input:
         record=record_of("index_input"),
         images=of_sample(raw_data.raw_addresses),
         raw_state=of_sample(raw_data.sample_state),
-        fill_missing=of_sample(raw_data.filled_channels),
         spacing_um=setting("input.spacing_um"),
         orientation=setting("input.orientation"),
     script:
@@ -33,9 +32,13 @@ rule index_input:
 
 
 rule init_import:
-    """Plan the volume of an imported channel and write its metadata."""
+    """Check an image, plan the volume of its channel and write the metadata.
+
+    It reads the header itself rather than the sample's description, so that a channel that is
+    added, removed or changed makes no other one again, nor what was registered with it.
+    """
     input:
-        index=result("input.json"),
+        image=of_channel(raw_data.channel_files),
     output:
         plan=result("fused/{channel}/plan.json"),
     log:
@@ -54,6 +57,11 @@ rule init_import:
         code=code("init_import"),
         record=record_of("init_import/{channel}"),
         store=setting("store"),
+        address=of_channel(raw_data.image_address),
+        image=of_channel(raw_data.image_of_channel),
+        raw_state=of_channel(raw_data.channel_state),
+        spacing_um=setting("input.spacing_um"),
+        orientation=setting("input.orientation"),
         volume=setting("volume"),
     script:
         "../scripts/init_import.py"

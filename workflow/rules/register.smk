@@ -32,8 +32,8 @@ rule pair_landmarks:
         "../scripts/pair_landmarks.py"
 
 
-rule preview_alignment:
-    """Find the initial pose of the atlas in the sample and draw it for checking beforehand."""
+rule find_pose:
+    """Find the initial pose of the atlas in the sample."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.landmark_files)),
@@ -42,6 +42,37 @@ rule preview_alignment:
     output:
         affine=result("registration/{atlas}/initial_affine.txt"),
         pose=result("registration/{atlas}/pose.json"),
+    log:
+        log_of("find_pose/{atlas}"),
+    benchmark:
+        benchmark_of("find_pose/{atlas}")
+    conda:
+        "../envs/register.yaml"
+    threads: threads_of("find_pose")
+    resources:
+        mem_mb=memory("find_pose"),
+        runtime=runtime("find_pose"),
+    params:
+        code=code("find_pose"),
+        record=record_of("find_pose/{atlas}"),
+        store=setting("store"),
+        source=of_sample(inputs.registration_source),
+        pose=setting("registration.pose"),
+        threads=setting("registration.threads"),
+        resolution_um=setting("registration.resolution_um"),
+    script:
+        "../scripts/find_pose.py"
+
+
+# a rule of its own, so that a change in how pictures are drawn registers nothing again
+rule preview_alignment:
+    """Draw the atlas on the sample by the initial pose, to be checked before the registration."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        plan=of_sample(inputs.registration_volume, "plan.json"),
+        complete=of_sample(inputs.registration_volume, "complete.json"),
+        affine=result("registration/{atlas}/initial_affine.txt"),
+    output:
         preview=report(
             result("registration/{atlas}/preview.png"),
             caption="../report/preview.rst",
@@ -56,6 +87,8 @@ rule preview_alignment:
         log_of("preview_alignment/{atlas}"),
     benchmark:
         benchmark_of("preview_alignment/{atlas}")
+    # to be looked at while the registration runs
+    priority: 10
     conda:
         "../envs/register.yaml"
     threads: threads_of("preview_alignment")
@@ -67,8 +100,6 @@ rule preview_alignment:
         record=record_of("preview_alignment/{atlas}"),
         store=setting("store"),
         source=of_sample(inputs.registration_source),
-        pose=setting("registration.pose"),
-        threads=setting("registration.threads"),
         resolution_um=setting("registration.resolution_um"),
     script:
         "../scripts/preview_alignment.py"

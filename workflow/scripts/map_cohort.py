@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from terareg.atlas.prepare import load_frame
-from terareg.cohort.maps import compare_maps, in_regions, in_slabs, log_ratios
+from terareg.cohort.maps import compare_maps, in_regions, in_slabs, log_ratios, volume_slabs
 from terareg.cohort.model import design_of
 from terareg.cohort.table import read_cohort, used_cohort
 from terareg.execution.job import run_job
 from terareg.storage.nrrd import image_slabs, write_scalar
 from terareg.storage.records import read_table
+from terareg.storage.store import Store
+from terareg.volumes.reader import Volume
 
 
 def main() -> None:
@@ -18,17 +22,23 @@ def main() -> None:
     cohort = used_cohort(cohort, read_table(snakemake.input.samples))
     paths = {member.sample: images[member.sample] for member in cohort.members}
     atlas = load_frame(Path(snakemake.input.atlas).parent)
-    if snakemake.wildcards.map == "log_jacobian":
+    volumes = snakemake.params.volumes
+    if volumes:
+        frame, seen = atlas, np.ones(atlas.shape, bool)
+        places = (volumes[member.sample] for member in cohort.members)
+        maps = [volume_slabs(Volume(Store(url), key), frame, seen) for url, key in places]
+    elif snakemake.wildcards.map == "log_jacobian":
         frame, logs = log_ratios(paths)
-        maps = [in_slabs(log) for log in logs]
-        outside = ~in_regions(snakemake.input.annotation, atlas, frame)
+        maps, seen = [in_slabs(log) for log in logs], True
     else:
         # their files do not name their grid, which is that of the atlas
-        frame, outside = atlas, None
+        frame, seen = atlas, None
         maps = [image_slabs(path, frame) for path in paths.values()]
     made = compare_maps(maps, frame, design_of(cohort))
+    if seen is not None:
+        outside = ~(seen & in_regions(snakemake.input.annotation, atlas, frame))
     for name, image in made.items():
-        if outside is not None:
+        if seen is not None:
             image[outside] = 0
         write_scalar(snakemake.output[name], image, frame)
 

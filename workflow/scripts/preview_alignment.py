@@ -1,36 +1,24 @@
-"""Find the initial pose of the atlas in the sample and draw it."""
+"""Draw the atlas on the sample by the initial pose."""
 
 from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas
 from terareg.execution.job import run_job
-from terareg.registration.images import Image
-from terareg.registration.landmarks import read_landmarks
-from terareg.registration.pose import PoseSettings, initial_affine
 from terareg.registration.reading import reading_resolution
-from terareg.registration.transform import write_affine
-from terareg.storage.records import write_json
+from terareg.registration.transform import read_affine
 from terareg.storage.store import Store, write_atomic
 from terareg.views.figures.registration import preview_alignment
 from terareg.volumes.reader import Volume
 
 
 def main() -> None:
-    sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
-    settings = PoseSettings(**snakemake.params.pose, threads=snakemake.params.threads)
+    sample, params = snakemake.wildcards.sample, snakemake.params
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
-    volume = Volume(Store(snakemake.params.store), f"{sample}/{snakemake.params.source}")
-    resolution = reading_resolution(atlas.frame, snakemake.params.resolution_um)
+    volume = Volume(Store(params.store), f"{sample}/{params.source}")
+    resolution = reading_resolution(atlas.frame, params.resolution_um)
     data, frame = volume.resampled(resolution, snakemake.threads)
-    affine, info = initial_affine(
-        Image(atlas.template, atlas.frame, name=f"atlas {name}"),
-        Image(data, frame, name=f"sample {sample}"),
-        settings,
-        read_landmarks(snakemake.input.get("landmarks")),
-    )
+    affine = read_affine(snakemake.input.affine)
     picture = preview_alignment(data, frame, atlas.template, atlas.annotation, atlas.frame, affine)
-    write_affine(snakemake.output.affine, affine)
-    write_json(snakemake.output.pose, info)
     write_atomic(snakemake.output.preview, picture)
 
 

@@ -1,7 +1,7 @@
 """Maps in the atlas of many samples, compared voxel by voxel.
 
-Maps on the atlas's own grid are read a few planes at a time from all samples together, so that
-memory does not grow with the size of the atlas times the number of samples.
+Maps and images on the atlas's own grid are read a few planes at a time from all samples together,
+so that memory does not grow with the size of the atlas times the number of samples.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from terareg.core.errors import CohortError
 from terareg.core.frames import Frame
 from terareg.core.resampling import resampled
 from terareg.storage.nrrd import image_slabs, read_scalar
+from terareg.volumes.reader import Levels
 
 #: what is made, and what each map shows
 MAPS = {
@@ -107,6 +108,28 @@ def in_slabs(image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first plane, planes) of an array, as :func:`terareg.storage.nrrd.image_slabs` does."""
     for start in range(0, len(image), _PLANES):
         yield start, image[start : start + _PLANES]
+
+
+def volume_slabs(
+    volume: Levels, frame: Frame, seen: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first plane, planes) of a volume in the atlas, averaged onto a grid.
+
+    Parameters
+    ----------
+    volume : Levels
+        In the space of the atlas.
+    frame : Frame
+        Of the planes, in the orientation of the volume.
+    seen : numpy.ndarray of bool, shape ``frame.shape``
+        Becomes False where the volume is 0: the sample has not seen that voxel.
+    """
+    for start in range(0, frame.shape[0], _PLANES):
+        stop = min(start + _PLANES, frame.shape[0])
+        part = frame.cropped((start, 0, 0), (stop, *frame.shape[1:]))
+        planes, _ = volume.resampled(part)
+        seen[start:stop] &= planes > 0
+        yield start, planes
 
 
 def compare_maps(

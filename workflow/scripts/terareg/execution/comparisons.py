@@ -23,6 +23,7 @@ from terareg.execution.run import Run
 JACOBIAN = "log_jacobian"
 _ANNOTATION = "annotation.nrrd"
 _CELLS = "cells_"
+_IMAGE = "image_"
 _BRACES = re.compile(r"\{\s*\w")
 _NO_IMAGES = Size(0, 0, 0, (0, 0, 0), (1, 1, 1))
 
@@ -47,7 +48,9 @@ def cohort_of(run: Run, name: str) -> Cohort:
 
 def maps(run: Run, name: str) -> list[str]:
     """Maps in the atlas that are compared voxel by voxel."""
-    return [JACOBIAN, *(f"{_CELLS}{cells}" for cells in run.comparisons[name]["cells"])]
+    settings = run.comparisons[name]
+    cells = [f"{_CELLS}{each}" for each in settings["cells"]]
+    return [JACOBIAN, *cells, *(f"{_IMAGE}{channel}" for channel in settings["images"])]
 
 
 def every_map(run: Run) -> list[str]:
@@ -89,6 +92,7 @@ def _check_made(run: Run, sample: str, settings: Mapping[str, Any], where: str) 
         ("atlas", [settings["atlas"]], run.atlases_of(sample)),
         ("cells", settings["cells"], list(run.option(sample, "cells"))),
         ("channels", settings["channels"], run.channels_of(sample)),
+        ("images", settings["images"], _images_of(run, sample)),
         ("signals", settings["signals"], _signals_of(run, sample)),
     ):
         for each in wanted:
@@ -102,6 +106,10 @@ def _check_made(run: Run, sample: str, settings: Mapping[str, Any], where: str) 
 def _signals_of(run: Run, sample: str) -> list[str]:
     entries = derived_volumes.entries(run, sample)
     return [name for name, entry in entries.items() if entry.by_region]
+
+
+def _images_of(run: Run, sample: str) -> list[str]:
+    return run.channels_of(sample) if run.option(sample, "atlas_space.enabled") else []
 
 
 def _folder_of(run: Run, name: str, sample: str) -> Path:
@@ -126,6 +134,7 @@ def _all_files(run: Run, name: str, sample: str) -> list[str]:
     for cells in settings["cells"]:
         paths += [f"cells/{cells}/{atlas}/{file}" for file in ("regions.tsv", "density.nrrd")]
     paths += [f"derived/{signal}/regions/{atlas}.tsv" for signal in settings["signals"]]
+    paths += [f"atlas_space/{atlas}/{channel}/complete.json" for channel in settings["images"]]
     files = [_file_of(run, name, sample, path) for path in paths]
     return [*files, *(_atlas_of(run, name, sample, f) for f in ("atlas.json", _ANNOTATION))]
 
@@ -171,13 +180,32 @@ def sample_maps(run: Run, name: str, shown: str) -> dict[str, Any]:
     """A map of every sample, in the order of the samples, and the atlas of the first."""
     atlas, samples = run.comparisons[name]["atlas"], _samples(run, name)
     path = f"registration/{atlas}/jacobian.nrrd"
-    if shown != JACOBIAN:
+    if shown.startswith(_CELLS):
         path = f"cells/{shown.removeprefix(_CELLS)}/{atlas}/density.nrrd"
+    elif shown.startswith(_IMAGE):
+        path = f"atlas_space/{atlas}/{shown.removeprefix(_IMAGE)}/complete.json"
     images = [_file_of(run, name, sample, path) for sample in samples]
     of_atlas = {"atlas": "atlas.json", "annotation": _ANNOTATION}
     return {"images": images} | {
         key: _atlas_of(run, name, samples[0], file) for key, file in of_atlas.items()
     }
+
+
+def sample_volumes(run: Run, name: str, shown: str) -> dict[str, list[str]]:
+    """Store and key of the image that a map is made of, by sample; none for other maps.
+
+    Volumes of samples that are not part of the run are beside their small files.
+    """
+    if not shown.startswith(_IMAGE):
+        return {}
+    found = {}
+    for member in cohort_of(run, name).members:
+        folder = _folder_of(run, name, member.sample)
+        of_run = member.sample in run.samples and not member.results
+        store = run.samples[member.sample]["store"] if of_run else folder.parent.as_posix()
+        atlas, channel = run.comparisons[name]["atlas"], shown.removeprefix(_IMAGE)
+        found[member.sample] = [store, f"{folder.name}/atlas_space/{atlas}/{channel}"]
+    return found
 
 
 def report_files(run: Run) -> list[str]:

@@ -93,6 +93,16 @@ def index_file(run: Run, sample: str) -> str | Files:
     return run.path(sample, "input.json" if run.is_imported(sample) else "acquisition.json")
 
 
+def indexed_settings(run: Run, sample: str) -> dict[str, Any]:
+    """Section input, as far as it says what the tiles are.
+
+    That an orientation is confirmed concerns the registration alone: who follows its advice must
+    not have the tiles stitched once more.
+    """
+    source = run.samples[sample]["input"]
+    return {key: value for key, value in source.items() if key != "orientation_confirmed"}
+
+
 def checked_settings(run: Run, sample: str) -> dict[str, Any]:
     """Settings that check_inputs checks: all inputs that they name besides the raw data."""
     config = run.samples[sample]

@@ -1,7 +1,8 @@
 """One line when a job starts and one when it has ended, in place of Snakemake's paragraphs.
 
 The whole of what Snakemake says of a job (files, reason, resources) is in its own log below
-``.snakemake/log``, and of a job that failed still on the screen.
+``.snakemake/log``, and of a job that failed still on the screen. A dry run says how often each rule
+runs and why, and says the rest with ``--verbose``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from collections.abc import Callable
 from terareg.core.parallel import duration
 
 _RULE = re.compile(r"\(Rule: (\w+)\)")
-_BETWEEN = ("Select jobs to execute", "Execute ")
+_BETWEEN = ("Select jobs to execute", "Execute ", "Would remove temporary output ")
+#: said above the reasons of a dry run, and what is said instead
+_ABOVE = "(check individual jobs above for details)"
+_ON_DEMAND = "(--verbose shows files and reason of every job)"
+#: what follows from the other reasons
+_FOLLOWS = re.compile(r"\n +input files updated by another job:\n[^\n]*")
 
 
 class JobLines(logging.Filter):
@@ -24,8 +30,8 @@ class JobLines(logging.Filter):
     ----------
     handler : logging.Handler
         What shows Snakemake's records.
-    wanted : callable
-        Whether lines are written; otherwise everything is shown as it is. Asked for each record.
+    is_dry : callable
+        Whether jobs are planned and not run. Asked for each record.
     clock : callable
         Seconds, in place of :func:`time.time`.
     """
@@ -33,20 +39,20 @@ class JobLines(logging.Filter):
     def __init__(
         self,
         handler: logging.Handler,
-        wanted: Callable[[], bool] = lambda: True,
+        is_dry: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
-        self._handler, self._wanted, self._clock = handler, wanted, clock
+        self._handler, self._is_dry, self._clock = handler, is_dry, clock
         # label and start of each job that runs, by its number
         self._running: dict[int, tuple[str, float]] = {}
         self._done, self._total = 0, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the handler shows a record as it is; lines of jobs are written here instead."""
-        if not self._wanted():
-            return True
         event = getattr(getattr(record, "event", None), "value", None)
+        if self._is_dry():
+            return self._planned(record, event)
         if event == "job_info":
             self._begin(record)
         elif event == "job_finished":
@@ -58,6 +64,15 @@ class JobLines(logging.Filter):
         elif event != "progress":
             return not str(record.msg).startswith(_BETWEEN)
         return False
+
+    def _planned(self, record: logging.LogRecord, event: str | None) -> bool:
+        if event == "job_info":
+            return False
+        if event == "run_info":  # the table of jobs comes before and after them
+            shown, self._total = self._total > 0, 1
+            return not shown
+        record.msg = _FOLLOWS.sub("", str(record.msg)).replace(_ABOVE, _ON_DEMAND)
+        return not record.msg.startswith(_BETWEEN)
 
     def _begin(self, record: logging.LogRecord) -> None:
         said = record.__dict__

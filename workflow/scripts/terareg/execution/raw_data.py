@@ -165,12 +165,6 @@ def image_of_channel(run: Run, sample: str, channel: str) -> dict[str, Any]:
     return channel_image(run.samples[sample], channel)
 
 
-def filled_channels(run: Run, sample: str) -> list[str]:
-    """Channels of an image that may lack chunks, which are then zeros."""
-    names = run.channels_of(sample)
-    return [name for name in names if image_of_channel(run, sample, name)["fill_missing"]]
-
-
 def image_address(run: Run, sample: str, channel: str) -> str:
     """Address of the image of a channel."""
     address = plain_address(image_of_channel(run, sample, channel)["path"])

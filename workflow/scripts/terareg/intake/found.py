@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import struct
@@ -16,8 +17,10 @@ from terareg.core.errors import AcquisitionError
 from terareg.intake.ome import OmeImage, is_ome, read_ome
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile, Tiff
+from terareg.volumes.ome_metadata import UM_PER
 
 _MOST = 2_000_000
+_X_RESOLUTION, _Y_RESOLUTION = 282, 283
 TIFF = re.compile(r"[^.].*\.(?:tiff?|btf|tf8)$", re.IGNORECASE)
 PLANE = re.compile(r"[^.].*\.(?:tiff?|png)$", re.IGNORECASE)
 
@@ -119,6 +122,35 @@ class Look:
                 return text, tiff.following(tiff.first) != 0 or several is not None
         except (OSError, EOFError, ValueError, struct.error):
             return "", False
+
+    def imagej_um(self, key: str) -> tuple[float, float, float] | None:
+        """Voxel size (z, y, x) that ImageJ wrote into a TIFF file, in micrometres."""
+        text, _ = self.head(key)
+        stated = dict(re.findall(r"^(\w+)=(.*?)\s*$", text, re.MULTILINE))
+        unit = re.sub(r"\\u00[bB]5", "µ", stated.get("unit", ""))
+        factor = UM_PER.get(unit.lower())
+        if "ImageJ" not in stated or factor is None or {"yunit", "zunit"} & stated.keys():
+            return None
+        try:
+            with ObjectFile(self.store, key, ranged=True) as file:
+                tiff = Tiff.open(file)
+                per_unit = [tiff.ratio(tiff.first, tag) for tag in (_Y_RESOLUTION, _X_RESOLUTION)]
+            z, y, x = float(stated["spacing"]), *(1 / (number or 0) for number in per_unit)
+        except (OSError, EOFError, ValueError, KeyError, ZeroDivisionError, struct.error):
+            return None
+        sizes = z * factor, y * factor, x * factor
+        return sizes if all(0 < size < math.inf for size in sizes) else None
+
+    def asked_um(self, key: str, otherwise: str = "") -> str:
+        """How the voxel size is asked for: with what ImageJ wrote, or ``otherwise``."""
+        found = self.imagej_um(key)
+        if found is not None:
+            size = ", ".join(f"{v:.6g}" for v in found)
+            otherwise = (
+                f"; ImageJ wrote [{size}] into {PurePosixPath(key).name}, which is right if "
+                "nothing but ImageJ has scaled the image"
+            )
+        return f"voxel size [z, y, x] in micrometres{otherwise}"
 
     def ome(self, key: str) -> OmeImage | None:
         """What the OME-XML of a file says of it; None without any."""

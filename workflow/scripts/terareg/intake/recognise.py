@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from terareg.acquisition.folder_signs import likely_kind
+from terareg.acquisition.image_files import read_layout
 from terareg.acquisition.table_lines import COLUMNS, stack_name
 from terareg.core.errors import AcquisitionError, TeraregError, few
 from terareg.intake.bids import bids
@@ -45,7 +46,7 @@ _TILE_FILES = (".czi", ".lif")
 _MOST_ON_S3 = 100
 _COLM_CHANNEL = re.compile(r"CHN(\d+)_PLN\d+\.(?:tiff?|png)$", re.IGNORECASE)
 _LABELS = re.compile(r"(^|[^a-z])(labels?|masks?|seg(mentation)?s?|annotations?)([^a-z]|$)", re.I)
-_VOLUME_ASKS = "voxel size [z, y, x] in micrometres, which the image does not state"
+_NOT_STATED = ", which the image does not state"
 
 
 def recognise(address: str) -> Found:
@@ -81,7 +82,10 @@ def recognise(address: str) -> Found:
         if found is not None:
             return with_sides(found)
     tiles = _of_stacks(look)
-    return with_sides(tiles) if tiles else _volume_files(look) or _nothing(look)
+    if tiles:
+        return with_sides(tiles)
+    volumes = _volume_files(look)
+    return volumes if isinstance(volumes, Found) else _nothing(look, volumes)
 
 
 def _of_stacks(look: Look) -> Found | None:
@@ -98,7 +102,7 @@ def _of_stacks(look: Look) -> Found | None:
     return None
 
 
-def _nothing(look: Look) -> Found:
+def _nothing(look: Look, reason: str) -> Found:
     for key in look.keys:
         for ending, remedy in _UNREAD.items():
             if key.lower().endswith(ending) or f"{ending}/" in key.lower():
@@ -110,8 +114,8 @@ def _nothing(look: Look) -> Found:
         else f"has {len(look.keys)} files but no image in a known format"
     )
     raise AcquisitionError(
-        f"{look.store.url} {what}, but tiles or a volume were not recognised; list the tiles in a "
-        "table (input.kind: table), or give the image file itself"
+        f"{look.store.url} {what}, but tiles or a volume were not recognised{reason}; list the "
+        "tiles in a table (input.kind: table), or give the image file itself"
     )
 
 
@@ -214,25 +218,31 @@ def _volume_folder(look: Look) -> Found | None:
     return _volumes({"image": address}, header, why)
 
 
-def _volume_files(look: Look) -> Found | None:
-    """Images of one shape that are volumes: the channels of a sample."""
+def _volume_files(look: Look) -> Found | str:
+    """Images of one shape that are volumes, the channels of a sample; or why they are none."""
     headers: dict[str, Header] = {}
+    refused = ""
     names = look.top()
     if look.store.is_s3 and len(names) > _MOST_ON_S3:
-        return None
+        return ""
     for name in names:
         if image_form(name) is not None:
             try:
                 headers[name] = describe_image(look.store.address(name))
-            except TeraregError:
-                continue
+            except TeraregError as error:
+                refused = refused or f" ({error})"
     labels = [name for name in headers if _LABELS.search(name) or headers[name].is_segmentation]
     if len(labels) < len(headers):
         headers = {name: header for name, header in headers.items() if name not in labels}
-    shapes = {header.shape for header in headers.values()}
-    if not headers or len(shapes) > 1 or min(next(iter(shapes))) < 2:
-        return None
+    if not headers:
+        return refused
+    by_shape = {header.shape: name for name, header in headers.items()}
+    if len(by_shape) > 1:
+        sizes = (f"{name} {' x '.join(map(str, shape))}" for shape, name in by_shape.items())
+        return f" (images differ in shape, {few(sizes)}; channels of a brain lie on one grid)"
     first = next(iter(headers.values()))
+    if min(first.shape) < 2:
+        return _single_planes(look, list(headers))
     files = {re.split(r"\.", n)[0]: look.store.address(n) for n in headers}
     shape = " x ".join(map(str, first.shape))
     left_out = (f"left out, because they are labels or masks: {few(labels)}",) if labels else ()
@@ -244,6 +254,14 @@ def _volume_files(look: Look) -> Found | None:
         "images of the same shape are taken for channels of one brain; remove those that are not"
     )
     return _volumes(files, first, why, guess)
+
+
+def _single_planes(look: Look, names: list[str]) -> str:
+    try:
+        read_layout(look.store, names[0])
+    except TeraregError as error:
+        return f" ({error})"
+    return f" (single planes: {few(names)})"
 
 
 def _volumes(
@@ -265,13 +283,14 @@ def _volumes(
         notes["orientation"] = "a plate has none, so that any three letters do, for example SAR"
     if header.spacing_um is None:
         store, image = beside(next(iter(files.values())))
-        ome = Look(store).ome(image) if header.form == "TIFF" else None
+        look = Look(store)
+        ome = look.ome(image) if header.form == "TIFF" else None
         if ome is not None and all(ome.spacing_um):
             source["spacing_um"] = list(ome.spacing_um)
             notes["spacing_um"] = spacing_note(image)
         else:
             source["spacing_um"] = None
-            asked["spacing_um"] = _VOLUME_ASKS
+            asked["spacing_um"] = look.asked_um(image, _NOT_STATED)
     else:
         size = " x ".join(f"{v:g}" for v in header.spacing_um)
         why += (f"its header states voxels of {size} um (z, y, x)",)

@@ -175,7 +175,7 @@ def _source(
         return source, {"spacing_um": spacing_note(example, form)}, {}
     known = [f"{a} is {v:g}" for a, v in zip("zyx", spacing) if v]
     more = f"; {PurePosixPath(example).name} states that {', '.join(known)}" if known else ""
-    return source, {}, {"spacing_um": f"voxel size [z, y, x] in micrometres{more}"}
+    return source, {}, {"spacing_um": look.asked_um(example, more)}
 
 
 # ---------------------------------------------------------------------- any stacks

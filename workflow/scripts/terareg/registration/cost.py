@@ -140,9 +140,8 @@ RULES = {
     "pair_landmarks": RuleCost(
         "registration", load=for_each(atlases_given("registration.landmarks"))
     ),
-    "preview_alignment": RuleCost(
-        "registration", _one_image(0, 15), of_atlases(2.0, one), heavy=True
-    ),
+    "find_pose": RuleCost("registration", _one_image(0, 15), of_atlases(2.0, one), heavy=True),
+    "preview_alignment": RuleCost("registration", _one_image(0, 15), of_atlases(0.2, one)),
     "register": RuleCost(
         "registration",
         registered(

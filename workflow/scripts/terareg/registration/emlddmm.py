@@ -31,6 +31,7 @@ from terareg.registration.assemble import assemble, check_folding, fine_flow
 from terareg.registration.checkpoint import State
 from terareg.registration.flow import Flow, change_grid, cpu_threads
 from terareg.registration.images import Image, check_overlap
+from terareg.registration.pace import Pace
 from terareg.registration.problem import Problem
 from terareg.registration.result import ENERGY_COLUMNS, RegistrationResult
 from terareg.registration.schedule import ANNEALING, Hints, Plan, check_grids
@@ -215,6 +216,8 @@ def _minimised(plan: Plan, level: int, state: State) -> State:
     memory = lbfgs.Memory()
     rows, previous, reason = [], math.inf, "iterations"
     rounds = math.ceil(plan.settings.iterations / _STEPS_PER_ROUND)
+    done = [each["evaluations"] for each in state.facts]
+    pace = Pace(level, plan.voxels_um, done, plan.settings.iterations)
     for number in range(rounds):
 
         def report(x, total, evaluations, number=number):
@@ -231,6 +234,7 @@ def _minimised(plan: Plan, level: int, state: State) -> State:
             more = enumerate(problem.mixture.matching[1:], 2)
             row |= {f"sigma_{channel}": sigma for channel, sigma in more}
             rows.append(dict(zip(ENERGY_COLUMNS, values)) | row)
+            pace.step(problem.evaluations, total)
 
         steps = min(_STEPS_PER_ROUND, plan.settings.iterations - number * _STEPS_PER_ROUND)
         end = lbfgs.minimise(

@@ -230,6 +230,16 @@ class Tiff:
             found[tag] = self._unpack(f"{number}{letter}", at)
         return found
 
+    def ratio(self, offset: int, tag: int) -> float | None:
+        """Value of a tag of a directory that is a fraction; None without one."""
+        for found, kind, number, at in self._entries(offset):
+            if found == tag and kind == 5 and number == 1:
+                # eight bytes, which lie elsewhere where an entry has room for four
+                where = at if self.big else self._unpack(self._word, at)[0]
+                above, below = self._unpack("II", where)
+                return above / below if below else None
+        return None
+
     def description(self, offset: int, tag: int = _DESCRIPTION) -> str:
         """Text of the tag ImageDescription of a directory, or another; empty without one.
 

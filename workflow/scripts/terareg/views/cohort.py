@@ -53,9 +53,11 @@ class ComparisonFiles:
 
 
 def map_title(name: str) -> str:
-    """A map of a comparison in words: "log_jacobian", or "cells_" and a name of cells."""
+    """A map of a comparison in words: "log_jacobian", or "cells_" or "image_" and a name."""
     if name.startswith("cells_"):
         return f"{name.removeprefix('cells_')}: density (per mm³)"
+    if name.startswith("image_"):
+        return f"{name.removeprefix('image_')}: brightness (grey value)"
     return "Local change of volume (natural logarithm of the Jacobian)"
 
 

@@ -139,28 +139,24 @@ def _input(results: Results, stage: dict) -> None:
     stage["tables"].append(facts_table("Grid of all channels", facts))
     columns = ("channel", "image", "form", "its type", "stored as", "missing chunks (zeros)")
     keys = ("source", "form", "source_dtype", "dtype")
-    rows = [
-        [name, *(image[k] for k in keys), _missing_chunks(image)]
-        for name, image in data["channels"].items()
-    ]
+    rows = []
+    for name, image in data["channels"].items():
+        path = results / f"fused/{name}/plan.json"
+        absent = read_json(path)["source"]["absent_chunks"] if path.exists() else 0
+        shown = "not counted on the web" if absent is None else absent
+        rows.append([name, *(image[k] for k in keys), shown])
+        if absent:
+            stage["warnings"].append(
+                f"channel {name}: {absent} chunks of {image['source']} are missing and were read "
+                "as zeros, as its format specifies"
+            )
     stage["tables"].append(rows_table("Images", columns, rows))
-    stage["warnings"] += [
-        f"channel {name}: {image['absent_chunks']} chunks of {image['source']} are missing and "
-        "were read as zeros, as its format specifies"
-        for name, image in data["channels"].items()
-        if image.get("absent_chunks")
-    ]
     stage["warnings"] += [
         f"channel {name}: {image['source']} lists further images (multiscales), which are ignored: "
         f"{few(image['ignored_images'])}"
         for name, image in data["channels"].items()
         if image.get("ignored_images")
     ]
-
-
-def _missing_chunks(image: Mapping) -> int | str:
-    count: int | None = image.get("absent_chunks", 0)
-    return "not counted on the web" if count is None else count
 
 
 def _acquisition(results: Results, stage: dict, measured: list) -> None:

@@ -139,11 +139,7 @@ def _check_own(parent: Store, form: str) -> None:
             )
 
 
-def describe_input(
-    headers: Mapping[str, Header],
-    orientation: str,
-    absent: Mapping[str, int | None] | None = None,
-) -> dict:
+def describe_input(headers: Mapping[str, Header], orientation: str) -> dict:
     """Content of ``input.json``: grid and channels of a sample whose input is already a volume.
 
     Parameters
@@ -152,8 +148,6 @@ def describe_input(
         All on one grid, see :func:`terareg.volumes.headers.check_channels`.
     orientation : str
         Code of the array axes (z, y, x).
-    absent : mapping of channel name to int or None, optional
-        Number of absent chunks, see :func:`check_whole`.
     """
     first = next(iter(headers.values()))
     frame = Frame(first.shape, first.spacing_um, orientation=orientation)
@@ -167,7 +161,6 @@ def describe_input(
                 "form": header.form,
                 "source_dtype": header.dtype,
                 "dtype": header.stored_dtype,
-                "absent_chunks": (absent or {}).get(name, 0),
             }
             | ({"ignored_images": list(header.others)} if header.others else {})
             for name, header in headers.items()
