@@ -235,4 +235,4 @@ def _unevenness(
     (mean, spread), (found, _) = one, other
     slope = np.where(spread > _FLAT, spread.mean() / np.maximum(spread, _FLAT), 1)
     evened = (found - mean) * slope
-    return 100 * (10 ** found.std() - 1), 100 * (10 ** evened.std() - 1)
+    return float(100 * (10 ** found.std() - 1)), float(100 * (10 ** evened.std() - 1))
