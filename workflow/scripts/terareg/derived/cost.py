@@ -18,11 +18,11 @@ _PYRAMID = 1.15  # size of all levels relative to the finest
 _READ_CPU = 1.0  # seconds for a GB of voxels
 #: (seconds for a GB of voxels with its pyramid, compressed share) by format and encoding
 _OME_ZARR = {
-    "none": (2.0, 1.0), "gzip": (35.0, 0.65), "zstd": (6.0, 0.67), "blosc-lz4": (3.0, 0.6),
+    "none": (2.0, 1.0), "gzip": (12.0, 0.65), "zstd": (6.0, 0.67), "blosc-lz4": (3.0, 0.6),
     "blosc-zstd": (4.0, 0.6),
 }  # fmt: skip
 _PRECOMPUTED = {
-    "raw": (2.0, 1.0), "gzip": (40.0, 0.65), "png": (80.0, 0.6), "jpeg": (5.0, 0.06),
+    "raw": (2.0, 1.0), "gzip": (12.0, 0.65), "png": (80.0, 0.6), "jpeg": (5.0, 0.06),
     "jpegxl": (12.0, 0.6),
     "compressed_segmentation": (20.0, 0.05),
 }  # fmt: skip
