@@ -306,7 +306,7 @@ def test_files_that_do_not_say_their_voxel_size_ask_for_the_key_of_the_entry(wor
 def test_a_compressed_file_is_cut_into_as_few_jobs_as_its_decompression_is_worth(workspace):
     source = precomputed(workspace.folder / "a", (20_000, 10_000, 5_000), type="image",
                          data_type="uint16")  # fmt: skip
-    for codec, most in (("raw", 1), ("gzip", 7)):
+    for codec, most in (("raw", 1), ("gzip", 3)):  # gzip takes twice as long as decompressing
         entry = {"from": source, "do": "convert", "codec": codec, "format": "precomputed"}
         plain = sizing.sized(alone(workspace, a=entry), "tools")
         gzipped = replace(plain.derived["a"], passed_gb=2000.0, kept_gb=2000.0)
