@@ -4,10 +4,12 @@
     PYTHONPATH=workflow/scripts:tests/unit .venv/bin/python tests/benchmarks/bench_igneous.py \
         /tmp/igneous/bin/igneous [--edge 256] [--times 1] [--only transfer downsample ...]
 
-Noise of 16 bits in uncompressed precomputed chunks of 64^3 voxels, and blobs as labels of 32 bits.
-Seconds are processor time of processes of their own, less what the same takes for a tiny volume:
-the least of some runs, between which the programs take turns. Beside the transfer, a copy of the
-source's files, and one that waits until they are on the disk, as terareg does.
+Noise of 16 bits in uncompressed precomputed chunks of 64^3 voxels, and blobs and tubes as labels of
+32 bits. Where igneous can write nothing but gzip, both do; terareg then writes shards, since it has
+gzip in them only. Where igneous says how many levels it makes, terareg makes as many. Seconds are
+processor time of processes of their own, less what the same takes for a tiny volume: the least of
+some runs, between which the programs take turns. Beside the transfer, a copy of the source's files,
+and one that waits until they are on the disk, as terareg does.
 Results are compared: level 1 with level 0, numbers of components, volumes of meshes.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import shutil
@@ -32,12 +35,18 @@ from scipy import ndimage
 from terareg.core.parallel import batch_range
 from terareg.derived.tools import make_tool, plan_of
 from terareg.derived.view import open_view
+from terareg.storage.records import write_table
 from terareg.storage.store import Store
 
 VOLUME = {"chunk": 64, "block": 256, "formats": ["precomputed"], "codec": "none",
           "precomputed": "raw"}  # fmt: skip
 PLAIN = {"codec": "raw", "format": "precomputed", "sharded": False}
+PACKED = {"codec": "gzip", "format": "precomputed", "sharded": True}
+AS_MANY = {"levels": None, "halved": "yx"}  # levels as igneous makes
 THRESHOLD = 1500
+TUBES = 36
+#: what tools are made of that are not made of the image
+SOURCES = {"mesh": "labels", "count": "labels", "skeletonize": "tubes"}
 #: {name: (what, command of igneous, tool of terareg, its settings)}
 RUNS = {
     "transfer": (
@@ -56,6 +65,54 @@ RUNS = {
         [["image", "ccl", "auto", "SOURCE/image", "DEST", "--threshold-gte", str(THRESHOLD),
           "--encoding", "raw", "--shape", "256,256,256"]],
         "components", PLAIN | {"low": THRESHOLD, "connectivity": 6, "levels": 1},
+    ),
+    "sharded": (
+        "transfer into shards, gzip",
+        [["image", "xfer", "SOURCE/image", "DEST", "--sharded"]],
+        "convert", PACKED | {"levels": 1},
+    ),
+    "equalize": (
+        "equalize, all voxels counted",
+        [["image", "contrast", "histogram", "SOURCE/image", "--coverage", "1.0"],
+         ["image", "contrast", "equalize", "SOURCE/image", "DEST", "--clip-fraction", "0.001"]],
+        "equalize", PACKED | AS_MANY | {"clip_percent": 99.9},
+    ),
+    "sampled": (
+        "equalize, igneous counts 1 %",
+        [["image", "contrast", "histogram", "SOURCE/image"],
+         ["image", "contrast", "equalize", "SOURCE/image", "DEST", "--clip-fraction", "0.001"]],
+        "equalize", PACKED | AS_MANY | {"clip_percent": 99.9},
+    ),
+    "clahe": (
+        "CLAHE, regions of 64 pixels",
+        [["image", "contrast", "clahe", "SOURCE/image", "DEST", "--shape", "512,512,64",
+          "--tile-grid-size", "GRID,GRID"]],
+        "equalize", PACKED | {"levels": 1, "local_um": 64.0},
+    ),
+    "reorder": (
+        "planes in the reverse order",
+        [["image", "reorder", "SOURCE/image", "DEST", "--mapping-file", "ORDER", "--compress",
+          "none"]],
+        "reorder", PLAIN | AS_MANY | {"order": "ORDER"},
+    ),
+    "count": (
+        "voxels of labels",
+        [["image", "voxels", "count", "SOURCE/labels"],
+         ["image", "voxels", "sum", "SOURCE/labels"]],
+        "count", {},
+    ),
+    "skeletons": (
+        "skeletons of tubes",
+        [["skeleton", "forge", "SOURCE/tubes", "--shape", "256,256,256", "--dust-threshold", "0"],
+         ["skeleton", "merge", "SOURCE/tubes", "--min-cable-length", "0"]],
+        "skeletonize", {"sharded": False},
+    ),
+    "simplified": (
+        "meshes, 2 levels, in shards",
+        [["mesh", "forge", "SOURCE/labels", "--shape", "256,256,256", "--sharded",
+          "--max-error", "500"],
+         ["mesh", "merge-sharded", "SOURCE/labels", "--nlod", "2"]],
+        "mesh", {"error_nm": 500.0, "details": 2},
     ),
     "meshes": (
         "meshes, not simplified",
@@ -96,14 +153,18 @@ def write(path: str, array: np.ndarray, kind: str) -> None:
 
 def by_terareg(folder: str, do: str, settings: dict) -> None:
     """A tool of terareg, all of its steps, in this process."""
-    source = f"{folder}/{'labels' if do == 'mesh' else 'image'}"
+    source = f"{folder}/{SOURCES.get(do, 'image')}"
     store, entry = Store(f"{folder}/store"), entry_of(do, address=source, **settings)
-    if do != "mesh":
+    if entry.facts.makes:
         run_entry(store, entry, volume=VOLUME)
         return
     tool = make_tool(open_view(store, "brain", entry, source), entry)
     blocks = plan_of(tool, entry, VOLUME, "made").blocks()
-    measured = tool.finish([tool.gather([tool.measure(block) for block in blocks])])
+    measured = tool.finish([tool.gathered(map(tool.measure, blocks))])
+    if do == "count":
+        for number, rows in enumerate(tool.tables(measured)):
+            write_table(f"{folder}/made/{number}.tsv", rows)
+        return
     where = store, f"brain/{entry.key}/{tool.folder}"
     summary = tool.write_objects(measured, where, batch_range(tool.shards.count, 0, 1))
     tool.finish_objects([summary], where)
@@ -123,10 +184,17 @@ def by_copying(folder: str, *, durable: bool) -> float:
     return cpu_s(resource.RUSAGE_SELF) - before
 
 
-def facts(name: str, path: str, finer: str | None, mesh: str) -> str:
+def facts(name: str, path: str, finer: str | None, objects: str | None) -> str:
     """What can be compared of a result; ``finer`` has the level before its first, if it is so."""
-    if name == "meshes":
-        volume = CloudVolume(f"file://{path}", mesh_dir=mesh, progress=False)
+    if name in ("count", "sharded"):
+        return ""
+    if name == "skeletons":
+        # igneous writes gzip, which cloud-volume finds by itself
+        volume = CloudVolume(f"file://{path}", skel_dir=objects, progress=False)
+        lengths = [volume.skeleton.get(n).cable_length() / 1000 for n in range(1, TUBES + 1)]
+        return f"{sum(lengths):.0f} um of lines"
+    if name in ("meshes", "simplified"):
+        volume = CloudVolume(f"file://{path}", mesh_dir=objects, progress=False)
         volumes, faces = [], 0
         for label in (1, 2, 3):
             found = volume.mesh.get(label)
@@ -138,6 +206,9 @@ def facts(name: str, path: str, finer: str | None, mesh: str) -> str:
     if name == "components":
         array = np.asarray(CloudVolume(f"file://{path}", progress=False, fill_missing=True)[:])
         return f"{len(np.unique(array)) - 1} components"
+    if name in ("equalize", "sampled", "clahe", "reorder"):
+        plane = np.asarray(CloudVolume(f"file://{path}", progress=False)[:64, :64, 5])[..., 0, 0]
+        return f"plane 5 begins with {plane[:3, 0].tolist()}, its mean is {plane.mean():.1f}"
     # a corner is enough, and the same of all sizes
     mips = [(finer or path, 0), (path, 0 if finer else 1)]
     first, second = (CloudVolume(f"file://{p}", mip=m, progress=False) for p, m in mips)
@@ -148,6 +219,21 @@ def facts(name: str, path: str, finer: str | None, mesh: str) -> str:
     coarse = np.asarray(second[tuple(slice(n) for n in even.shape)])[..., 0]
     difference = (coarse - even).mean()
     return f"a level is {difference:+.3f} grey values from the mean of the voxels before"
+
+
+def make_tubes(edge: int) -> np.ndarray:
+    """Helices of radius 4 along z, side by side, each a label of its own."""
+    tubes = np.zeros((edge,) * 3, np.uint32)
+    y, x = np.indices((edge, edge), sparse=True)
+    across = math.isqrt(TUBES - 1) + 1
+    step = edge / across
+    for z in range(edge):
+        for n in range(TUBES):
+            turn = z / 20 + n
+            row = (n // across + 0.5) * step + step / 4 * math.sin(turn)
+            column = (n % across + 0.5) * step + step / 4 * math.cos(turn)
+            tubes[z][(y - row) ** 2 + (x - column) ** 2 < 16] = n + 1
+    return tubes
 
 
 def make_source(folder: str, edge: int, *, with_labels: bool) -> int:
@@ -162,22 +248,34 @@ def make_source(folder: str, edge: int, *, with_labels: bool) -> int:
     smooth = ndimage.gaussian_filter(rng.standard_normal((edge,) * 3, np.float32), 6)
     labels = ndimage.label(smooth > 1.5 * smooth.std())[0].astype(np.uint32)
     write(f"{folder}/labels", labels, "segmentation")
+    write(f"{folder}/tubes", make_tubes(edge), "segmentation")
     return int(labels.max())
 
 
-def run(folder: str, name: str, igneous: str) -> tuple[float, tuple]:
-    """Processor time of a program, igneous or terareg, and what :func:`facts` needs to know."""
+def run(folder: str, name: str, igneous: str, levels: int) -> tuple[float, tuple]:
+    """Processor time of a program, igneous or terareg, and what :func:`facts` needs to know.
+
+    Where terareg is to make as many levels as igneous, these are ``levels``.
+    """
+    edge = json.loads(Path(folder, "image", "info").read_text())["scales"][0]["size"][0]
     _, commands, do, settings = RUNS[name]
-    source = f"{folder}/{'labels' if name == 'meshes' else 'image'}"
+    source = f"{folder}/{SOURCES.get(do, 'image')}"
+    order = f"{folder}/order.json"
     if igneous:
-        places = {"SOURCE": folder, "DEST": f"file://{folder}/made"}
+        places = {"SOURCE": folder, "DEST": f"file://{folder}/made", "ORDER": order,
+                  "GRID,GRID": f"{max(1, edge // 64)},{max(1, edge // 64)}"}  # fmt: skip
+        Path(order).write_text(json.dumps({z: edge - 1 - z for z in range(edge)}))
         used = sum(of_command([igneous, *(_filled(w, places) for w in each)]) for each in commands)
-        return used, (f"{folder}/made" if "DEST" in commands[0] else source, None, "")
+        return used, (f"{folder}/made" if "DEST" in commands[-1] else source, None, None)
+    if settings.get("order"):
+        settings = settings | {"order": list(range(edge))[::-1]}
+    if "levels" in settings and settings["levels"] is None:
+        settings = settings | {"levels": levels}
     used = of_command([sys.executable, __file__, "--job", json.dumps([folder, do, settings])])
     made = f"{folder}/store/brain/derived/made"
-    if name == "meshes":
-        return used, (source, None, f"{made}/mesh")
-    return used, (f"{made}/precomputed", source if name == "downsample" else None, "")
+    if do in ("mesh", "skeletonize"):
+        return used, (source, None, f"{made}/{'mesh' if do == 'mesh' else 'skeletons'}")
+    return used, (f"{made}/precomputed", source if name == "downsample" else None, None)
 
 
 def clear(folder: str) -> None:
@@ -196,16 +294,18 @@ def clear(folder: str) -> None:
         if os.path.exists(f"{folder}/{name}"):
             os.rename(f"{folder}/{name}", f"{aside}/{name}")
     os.makedirs(f"{folder}/made")
-    for name in ("image", "labels"):
+    for name in ("image", "labels", "tubes"):
         path = Path(folder, name, "info")
         if path.is_file():
             info = json.loads(path.read_text())
             keep = {info["scales"][0]["key"], "info"}
+            shutil.rmtree(path.parent / info["scales"][0]["key"] / "stats", ignore_errors=True)
             for other in Path(folder, name).iterdir():
                 if other.name not in keep:
                     shutil.rmtree(other) if other.is_dir() else other.unlink()
             info["scales"] = info["scales"][:1]
             info.pop("mesh", None)
+            info.pop("skeletons", None)
             path.write_text(json.dumps(info))
 
 
@@ -220,19 +320,30 @@ def main() -> None:
         raise SystemExit(f"there is no program {given.program}")
     megabytes = 2 * given.edge**3 / 1e6
     with tempfile.TemporaryDirectory() as folder:
-        meshes = "meshes" in given.only
-        make_source(f"{folder}/tiny", 64, with_labels=meshes)
-        count = make_source(folder, given.edge, with_labels=meshes)
+        labels = any(RUNS[name][2] in SOURCES for name in given.only)
+        make_source(f"{folder}/tiny", 64, with_labels=labels)
+        count = make_source(folder, given.edge, with_labels=labels)
         print(f"{megabytes:.0f} MB of noise, {count} labels")
         for name in given.only:
             used: dict[str, list[float]] = {}
             told: dict[str, str] = {}
+            levels: dict[str, int] = {}
             for _ in range(given.times):
                 for who in ("igneous", "terareg"):
                     for where in (f"{folder}/tiny", folder):
                         clear(where)
-                        seconds, made = run(where, name, given.program if who == "igneous" else "")
+                        program = given.program if who == "igneous" else ""
+                        try:
+                            seconds, made = run(where, name, program, levels.get(where, 1))
+                        except SystemExit as error:
+                            told[who] = f"failed: {str(error).strip().splitlines()[-1]}"
+                            break
+                        if program and Path(where, "made", "info").is_file():
+                            info = json.loads(Path(where, "made", "info").read_text())
+                            levels[where] = len(info["scales"])
                         used.setdefault(f"{who} {where == folder}", []).append(seconds)
+                    if told.get(who, "").startswith("failed"):
+                        continue
                     try:
                         told[who] = facts(name, *made)
                     except Exception as error:  # what cannot be read back is a result as well
@@ -244,7 +355,10 @@ def main() -> None:
                             by_copying(folder, durable=copy == "on disk")
                         )
             least = {which: min(seconds) for which, seconds in used.items()}
-            found = {w: least[f"{w} True"] - least[f"{w} False"] for w in ("igneous", "terareg")}
+            found = {
+                w: least.get(f"{w} True", math.nan) - least.get(f"{w} False", math.nan)
+                for w in ("igneous", "terareg")
+            }
             for who, seconds in (
                 found | {w: least[w] for w in ("copy", "on disk") if w in least}
             ).items():

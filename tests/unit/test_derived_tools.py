@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import ome_zarr_models
@@ -772,3 +773,86 @@ def test_every_tool_has_a_class_and_a_plan_of_its_grid(store):
         assert (extent.shape, extent.spacing_um) == (plan.frame.shape, plan.frame.spacing_um)
         assert plan.dtype == entry.facts.dtype(entry.settings, "image", "uint16")
     assert Volume(store, "brain/fused/signal").levels > 1
+
+
+# ------------------------------------------------------------------ reports about other programs
+def sharded_of(path, array, offset=(0, 0, 0), chunk=(4, 4, 4), **sharding):
+    """A precomputed volume (x, y, z) in shards by tensorstore."""
+    bits = {"preshift_bits": 1, "minishard_bits": 1, "shard_bits": 2, "hash": "identity"}
+    packed = {"minishard_index_encoding": "gzip", "data_encoding": "gzip"}
+    spec = {
+        "driver": "neuroglancer_precomputed", "kvstore": f"file://{path}/", "create": True,
+        "multiscale_metadata": {"type": "image", "data_type": "uint16", "num_channels": 1},
+        "scale_metadata": {
+            "size": list(array.shape[::-1]), "voxel_offset": list(offset), "encoding": "raw",
+            "chunk_size": list(chunk), "resolution": [500, 500, 2000],
+            "sharding": {"@type": "neuroglancer_uint64_sharded_v1", **bits, **packed, **sharding},
+        },
+    }  # fmt: skip
+    ts.open(spec).result()[...].write(array.transpose(2, 1, 0)[..., None]).result()
+    return Path(path) / "info"
+
+
+def test_statements_that_may_be_left_out_have_their_usual_values(store, tmp_path):
+    """https://github.com/seung-lab/cloud-volume/pull/263 and /issues/354, raw shards without
+    encodings and a volume without voxel_offset: an exception, or a wrong place."""
+    array = noise((9, 8, 7), "uint16")
+    raw = {"minishard_index_encoding": "raw", "data_encoding": "raw"}
+    path = sharded_of(tmp_path / "lab", array, **raw)
+    info = json.loads(path.read_text())
+    (scale,) = info["scales"]
+    del scale["voxel_offset"]
+    for key in raw:
+        del scale["sharding"][key]
+    path.write_text(json.dumps(info))
+    volume = run_entry(store, entry_of("convert", address=str(tmp_path / "lab")))
+    np.testing.assert_array_equal(volume.read(0), array)
+    assert volume.plan.offset_vox(0) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (8, 8, 2), (1, 9, 1), (17, 2, 3)])
+def test_shards_of_few_chunks_along_an_axis(store, tmp_path, shape):
+    """https://github.com/seung-lab/igneous/issues/100: Morton codes of axes of one chunk."""
+    array = noise(shape, "uint16")
+    sharded_of(tmp_path / "lab", array, chunk=(2, 2, 2), preshift_bits=4, minishard_bits=0,
+               shard_bits=0)  # fmt: skip
+    entry = entry_of("convert", address=str(tmp_path / "lab"), format="precomputed", sharded=True)
+    run_entry(store, entry)
+    path = f"file://{store.url}/brain/derived/made/precomputed"
+    read = CloudVolume(path, progress=False)[:]
+    np.testing.assert_array_equal(np.asarray(read)[..., 0].transpose(2, 1, 0), array)
+
+
+@pytest.mark.parametrize("offset", [(3, 0, 0), (-5, 7, 101), (4, -4, 8)])
+@pytest.mark.parametrize("sharded", [True, False])
+def test_the_grid_of_chunks_begins_at_the_offset(store, tmp_path, offset, sharded):
+    """https://github.com/scalableminds/webknossos/issues/7006 and /pull/7062, and
+    https://github.com/google/neuroglancer/issues/82: an offset that was ignored, or whose chunks
+    had other names, or that was taken for a part of the size."""
+    array = noise((9, 8, 7), "uint16")
+    sharded_of(tmp_path / "lab", array, offset)
+    entry = entry_of("convert", address=str(tmp_path / "lab"), format="precomputed",
+                     sharded=sharded, levels=2)  # fmt: skip
+    volume = run_entry(store, entry)
+    path = f"file://{store.url}/brain/derived/made/precomputed"
+    read = CloudVolume(path, progress=False)
+    assert read.bounds.minpt.tolist() == list(offset)
+    assert read.bounds.maxpt.tolist() == [o + n for o, n in zip(offset, (7, 8, 9))]
+    np.testing.assert_array_equal(np.asarray(read[:])[..., 0].transpose(2, 1, 0), array)
+    coarse = np.asarray(CloudVolume(path, mip=1, progress=False)[:])
+    np.testing.assert_array_equal(coarse[..., 0].transpose(2, 1, 0), volume.read(1))
+
+
+def test_a_shard_that_nobody_wrote_is_no_zero_unless_said(store, tmp_path):
+    """https://github.com/seung-lab/cloud-volume/issues/329: fill_missing did not know shards."""
+    array = noise((16, 16, 16), "uint16")
+    path = sharded_of(tmp_path / "lab", array, minishard_bits=3).parent / "500_500_2000"
+    # the first half of z is in the first half of the shards
+    for shard in sorted(path.iterdir())[:2]:
+        shard.unlink()
+    array[:8] = 0
+    entry = entry_of("convert", address=str(tmp_path / "lab"))
+    with pytest.raises(VolumeError, match="fill_missing: true"):
+        run_entry(store, entry)
+    entry = entry_of("convert", address=str(tmp_path / "lab"), fill_missing=True)
+    np.testing.assert_array_equal(run_entry(store, entry).read(0), array)

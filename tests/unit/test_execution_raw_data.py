@@ -138,12 +138,16 @@ def test_the_first_look_follows_the_image_of_the_channel_that_finds_the_pose(wor
     assert raw_data.pose_image(run, "brain") is None and raw_data.pose_files(run, "brain") == []
 
 
-def test_outlines_are_of_plates_alone(workspace):
+def test_outlines_and_illumination_of_sites_are_of_plates_alone(workspace):
     config = scan(workspace) | {
         "export": {"page": {"from": "fused/t1", "format": "pyramid_8bit", "outlines": True}}
     }
     told = r"scan: export\.page\.outlines: the input is a volume, which has neither tiles nor wells"
     with pytest.raises(ConfigError, match=told):
+        raw_data.check(run_of(workspace, config))
+    page = config["export"]["page"]
+    page |= {"outlines": False, "illumination": "log_statistics"}
+    with pytest.raises(ConfigError, match="illumination: the input is a volume, which has no"):
         raw_data.check(run_of(workspace, config))
     wells = {"B/2": [np.ones((9, 8), np.uint16)] * 2}
     plate = write_plate(workspace.folder / "plate", wells, axes="yx")
@@ -151,6 +155,10 @@ def test_outlines_are_of_plates_alone(workspace):
     run = run_of(workspace, config)
     raw_data.check(run)
     assert raw_data.image_headers(run, "scan")["t1"].shape == (1, 9, 16)
+    assert inputs.export_source(run, "scan", "page")["index"].endswith("scan/input.json")
+    page |= {"outlines": True, "illumination": "none"}
+    run = run_of(workspace, config)
+    raw_data.check(run)
     assert inputs.export_source(run, "scan", "page")["index"].endswith("scan/input.json")
 
 

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from examples import examples
+from hypothesis import given
+from hypothesis import strategies as st
 from objects_helpers import blocks_of, tube
 
 from terareg.core.errors import ConfigError
@@ -50,6 +53,32 @@ def test_a_straight_tube(edge, end):
     inside = np.abs((found.vertices * SPACING_UM - start) @ way - length_um / 2) < length_um / 2 - 3
     assert np.linalg.norm(off, axis=1)[inside].max() < (1.5 if edge == EDGES[0] else 4)
     assert found.radius_um[inside].mean() == pytest.approx(radius_um, abs=1)
+
+
+@examples(12)
+@given(
+    end=st.tuples(st.integers(8, 56), st.integers(8, 68), st.integers(8, 78)),
+    edge=st.tuples(*[st.integers(13, 60)] * 3),
+    radius_um=st.sampled_from([3.5, 4.5, 6.0]),
+)
+def test_the_line_of_any_tube_is_whole_and_inside_whatever_the_blocks(end, edge, radius_um):
+    """One block measures its length; where borders run along a tube they move and double it."""
+    start = np.array([32.0, 38.0, 43.0])
+    mask = tube((32, 76, 58), SPACING_UM, [[start, end]], radius_um)
+    chosen = SkeletonSettings(spur_um=2.5 * radius_um)
+    length_um = np.linalg.norm(start - end)
+    whole, cut = (skeleton_of(mask, each, chosen) for each in (mask.shape, edge))
+    facts = facts_of(whole, SPACING_UM)
+    if length_um > 4 * radius_um:  # it is a tube
+        assert (facts.pieces, facts.branch_points, facts.ends) == (1, 0, 2)
+        assert facts.length_um == pytest.approx(length_um + 2 * radius_um, rel=0.03, abs=2)
+    assert facts_of(cut, SPACING_UM).pieces == 1
+    places_um = cut.vertices * SPACING_UM
+    axis = start + np.linspace(0, 1, 200)[:, None] * (np.array(end) - start)
+    apart = np.linalg.norm(places_um[:, None] - axis, axis=2)
+    assert apart.min(axis=1).max() < radius_um + 1
+    # where two lines end beside one another, a piece of up to spur_um may be taken for a spur
+    assert apart.min(axis=0).max() < chosen.spur_um + radius_um
 
 
 @pytest.mark.parametrize("edge", EDGES)

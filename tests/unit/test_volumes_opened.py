@@ -19,7 +19,7 @@ from terareg.core.errors import ConfigError, StoreError, VolumeError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
-from terareg.storage.web import WebStore, store_at
+from terareg.storage.web import WebStore, plain_address, store_at
 from terareg.volumes.opened import OpenVolume
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.writer import finish_pyramid, init_volume, write_blocks
@@ -124,6 +124,23 @@ def test_foreign_volumes_are_read_without_an_orientation(place, foreign):
         volume.zarr()
     zarr = terareg.open_volume(f"zarr://{place}/{foreign}/ome.zarr").zarr(1)
     assert zarr.shape == (20, 19, 23)
+
+
+@pytest.mark.parametrize(
+    "form", ["gs://{}/precomputed", "precomputed://gs://{}/precomputed/", "zarr3://gs://{}/ome.zarr",
+             "gs://{}/ome.zarr/|zarr3:", "gs://{}/precomputed/|neuroglancer-precomputed:"],
+)  # fmt: skip
+def test_public_buckets_of_google_are_read_from_the_web(web, foreign, form, monkeypatch):
+    monkeypatch.setattr("terareg.storage.web.GOOGLE", web)
+    volume = terareg.open_volume(form.format(foreign))
+    np.testing.assert_array_equal(volume.numpy(BOX), VALUES[BOX])
+
+
+def test_addresses_keep_what_is_no_name_of_a_format():
+    assert plain_address("a|b") == "a|b" and plain_address("a|zarr:/0") == "a|zarr:/0"
+    assert plain_address("gs://b/c/") == "https://storage.googleapis.com/b/c"
+    with pytest.raises(StoreError, match="graphene://https://x' is not supported"):
+        terareg.open_volume("graphene://https://x/y")
 
 
 def test_an_image_file_is_a_volume_of_one_level(tmp_path):

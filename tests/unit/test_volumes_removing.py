@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import zarr
 from cloudvolume import CloudVolume
+from examples import examples
+from hypothesis import given
+from hypothesis import strategies as st
 from s3_server import put_folder
 
 from terareg.cli.main import main
@@ -133,6 +136,31 @@ def test_of_a_region_the_chunks_in_it_go_and_no_others(tmp_path, levels):
     remove_parts(str(folder), levels, ((8, 0, 3), (21, 19, 24)))
     for array, expected in zip(arrays, wanted):
         np.testing.assert_array_equal(array[0], expected)
+
+
+@examples(25)
+@given(data=st.data())
+def test_of_any_region_the_chunks_in_it_go_and_no_others(tmp_path_factory, data):
+    folder = zarr_2(tmp_path_factory.mktemp("region"))
+    array = zarr.open_array(folder / "0")
+    wanted = array[0].copy()
+    ends = [sorted(data.draw(st.tuples(*[st.integers(0, n)] * 2))) for n in SHAPE]
+    box = tuple(zip(*((a, max(b, a + 1)) if a < n else (n - 1, n)
+                      for (a, b), n in zip(ends, SHAPE))))  # fmt: skip
+    gone = 0
+    for place in np.ndindex(*(-(-n // 8) for n in SHAPE)):
+        chunk = [(8 * p, min(8 * p + 8, n)) for p, n in zip(place, SHAPE)]
+        if all(a <= low and high <= b for (low, high), a, b in zip(chunk, *box)):
+            wanted[tuple(slice(*c) for c in chunk)] = 0
+            gone += 1
+    before = files(folder)
+    if not gone:
+        with pytest.raises(VolumeError, match="no chunk of level 0 is"):
+            find_parts(str(folder), (0,), box)
+        return
+    remove_parts(str(folder), (0,), box)
+    assert len(before - files(folder)) == gone
+    np.testing.assert_array_equal(zarr.open_array(folder / "0")[0], wanted)
 
 
 def test_of_shards_no_part_is_removed(tmp_path):

@@ -362,31 +362,53 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
 @pytest.mark.slow
 def test_a_plate_becomes_a_page_of_tiles_with_its_wells_and_sites(workspace):
     random = np.random.default_rng(5)
-    sites = {well: list(random.integers(1, 250, (n, 2, 60, 80)).astype(np.uint16))
-             for well, n in (("A/1", 2), ("B/2", 1))}  # fmt: skip
+    light = 1 - (np.linspace(-1, 1, 60)[:, None] ** 2 + np.linspace(-1, 1, 80) ** 2) / 4
+    sites = {well: list((random.integers(100, 900, (n, 2, 60, 80)) * light).astype(np.uint16))
+             for well, n in (("A/1", 2), ("B/2", 9))}  # fmt: skip
     write_plate(workspace.folder / "plate.zarr", sites, axes="cyx")
     page = {"from": "fused/dapi", "format": "pyramid_8bit", "outlines": True,
             "clip_percent": [0, 100]}  # fmt: skip
+    even = page | {"illumination": "log_statistics", "outlines": False}
     config = {
         "sample": "plate",
         "input": {"kind": "volume", "orientation": "SAR",
                   "channels": {"dapi": {"path": "plate.zarr", "channel": 1}}},
-        "atlases": {}, "export": {"page": page},
+        "atlases": {}, "export": {"page": page, "even": even},
     }  # fmt: skip
     workspace.write(config)
-    done = workspace.snakemake("--cores", "2", "results/plate/exports/page.planes.json", "--quiet")
+    wanted = [f"results/plate/exports/{name}.planes.json" for name in ("page", "even")]
+    done = workspace.snakemake("--cores", "2", *wanted, "--quiet")
     assert done.returncode == 0, done.stderr
-    expected = np.zeros((120, 320), np.uint16)
+    expected = np.zeros((360, 480), np.uint16)
     expected[:60, :80], expected[:60, 80:160] = (image[1] for image in sites["A/1"])
-    expected[60:, 160:240] = sites["B/2"][0][1]
+    for n, image in enumerate(sites["B/2"]):
+        expected[180 + n // 3 * 60 :, 240 + n % 3 * 80 :][:60, :80] = image[1]
     folder = workspace.folder / "results/plate"
     stored = Volume(Store(str(workspace.folder / "results")), "plate/fused/dapi").read(0)
     np.testing.assert_array_equal(stored, expected[None])
     text = (folder / "exports/page/index.html").read_text()
     found = {name: edges for name, edges, _ in json.loads(
         re.search(r'"outlines": (\[.*?\]\]\])', text)[1])}  # fmt: skip
-    assert found == {"A1": [0, 0, 160, 60], "B2": [160, 60, 320, 120], "A1/0": [0, 0, 80, 60],
-                     "A1/1": [80, 0, 160, 60], "B2/0": [160, 60, 240, 120]}  # fmt: skip
+    assert len(found) == 13 and found.items() >= {
+        "A1": [0, 0, 240, 180], "B2": [240, 180, 480, 360], "A1/0": [0, 0, 80, 60],
+        "A1/1": [80, 0, 160, 60], "B2/3": [240, 240, 320, 300],
+    }.items()  # fmt: skip
+    # brightness of the sites, row by row from their middle: as they are, and with the light evened
+    of_pages = {}
+    for name in ("page", "even"):
+        grey = np.zeros((360, 480))
+        for y, x in np.ndindex(2, 2):
+            tile = f"exports/{name}/z0000_files/9/{x}_{y}.jpg"
+            grey[y * 256 :, x * 256 :][:256, :256] = np.asarray(Image.open(folder / tile))
+        of_sites = [grey[180 + n // 3 * 60 :, 240 + n % 3 * 80 :][:60, :80] for n in range(9)]
+        of_pages[name] = np.mean(of_sites, axis=0)
+    corner, middle = np.s_[:10, :10], np.s_[25:35, 35:45]
+    ratios = {name: mean[corner].mean() / mean[middle].mean() for name, mean in of_pages.items()}
+    assert ratios["page"] < 0.65 and ratios["even"] > 0.85
+    record = read_json(folder / "exports/even.planes.json")["illumination"]
+    assert record["images"] == 11
+    assert record["unevenness_percent_corrected"] < record["unevenness_percent"] / 2
+    assert "illumination" not in read_json(folder / "exports/page.planes.json")
 
 
 def ome_zarr(folder, values):

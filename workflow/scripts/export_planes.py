@@ -6,6 +6,7 @@ from terareg.acquisition.model import load_acquisition
 from terareg.execution.job import run_job
 from terareg.exports.export import Export, make_export
 from terareg.exports.files import write_planes
+from terareg.exports.illumination import EvenedSites, measure_illumination
 from terareg.exports.outlines import outlines_of_plate, read_outlines
 from terareg.exports.settings import TERAFLY, TILES, ExportSettings
 from terareg.exports.terafly import write_terafly
@@ -42,9 +43,12 @@ def main() -> None:
     def write(each: Export) -> dict:
         folder = place[0], f"{place[1]}/exports/{name}"
         if each.settings.format == TILES:
-            outlines, within = {}, None
+            outlines, within, sites = {}, None, None
             if "index" in snakemake.input.keys():
-                outlines = outlines_of_plate(read_json(snakemake.input.index))
+                index = read_json(snakemake.input.index)
+                if each.settings.outlines is True:
+                    outlines = outlines_of_plate(index)
+                sites = index["sites"]
             elif each.settings.of_tiles:
                 files = snakemake.input.items()
                 shifts = (load_shift(path) for key, path in files if key.startswith("shift_"))
@@ -54,7 +58,13 @@ def main() -> None:
                     within = box_of_all([list(tiles.values()) for tiles in channels])
             if each.settings.table is not None:
                 outlines = read_outlines(snakemake.input.outlines, each.source.frame)
-            return write_tiles(*folder, each.settings, each.source, outlines, each.workers, within)
+            shown, facts = each.source, {}
+            if each.settings.is_evened:
+                light = measure_illumination(shown, sites, each.workers)
+                shown, facts = EvenedSites(shown, sites, light), {"illumination": light.facts()}
+            return facts | write_tiles(
+                *folder, each.settings, shown, outlines, each.workers, within
+            )
         if each.settings.format == TERAFLY:
             return write_terafly(*folder, each.picture, each.boxes, each.workers)
         return write_planes(*folder, each.settings.format, each.picture, each.slabs, each.workers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from terareg.core.cost import ITK_MB, Load, Memory, RuleCost, batches, blocks, for_each
 from terareg.core.extents import DerivedVolume, Sample, bytes_of
@@ -17,11 +18,11 @@ _PYRAMID = 1.15  # size of all levels relative to the finest
 _READ_CPU = 1.0  # seconds for a GB of voxels
 #: (seconds for a GB of voxels with its pyramid, compressed share) by format and encoding
 _OME_ZARR = {
-    "none": (2.0, 1.0), "gzip": (35.0, 0.65), "zstd": (6.0, 0.67), "blosc-lz4": (3.0, 0.6),
+    "none": (2.0, 1.0), "gzip": (12.0, 0.65), "zstd": (6.0, 0.67), "blosc-lz4": (3.0, 0.6),
     "blosc-zstd": (4.0, 0.6),
 }  # fmt: skip
 _PRECOMPUTED = {
-    "raw": (2.0, 1.0), "gzip": (40.0, 0.65), "png": (80.0, 0.6), "jpeg": (5.0, 0.06),
+    "raw": (2.0, 1.0), "gzip": (12.0, 0.65), "png": (80.0, 0.6), "jpeg": (5.0, 0.06),
     "jpegxl": (12.0, 0.6),
     "compressed_segmentation": (20.0, 0.05),
 }  # fmt: skip
@@ -265,7 +266,8 @@ def entry_lines(sample: Sample, threads: int) -> list[str]:
     for name, each in sample.derived.items():
         written, _ = _written(each)
         read = _read_gb(sample, each) * (2 if each.measured and each.kind else 1)
-        mega = _job_mb(sample, each, threads, _MAKES if each.kind else _MEASURES)
+        times = _MAKES if each.kind else _MEASURES
+        mega = _job_mb(sample, each, threads, times)
         block = " x ".join(map(str, each.block))
         kept = ""
         if each.kept_gb:
@@ -276,8 +278,25 @@ def entry_lines(sample: Sample, threads: int) -> list[str]:
             f"derived {name}: {each.tool}, {each.blocks} blocks of {block} voxels in "
             f"{_batches(sample, each)} batches, reads {read:.1f} GB, writes {written:.1f} GB; "
             f"a job holds {mega / 1000:.1f} GB on {threads} threads{kept}"
+            f"{_with_other_blocks(sample, each, threads, times)}"
         )
     return lines
+
+
+def _with_other_blocks(
+    sample: Sample, each: DerivedVolume, threads: int, held_times: tuple[float, float]
+) -> str:
+    """What a job would hold with blocks of half and twice the edge, where that makes a difference.
+
+    So a block can be chosen for a memory, and a memory for a block.
+    """
+    edge, found = each.output["block"], []
+    for other in (edge // 2, 2 * edge):
+        changed = replace(each, output={**each.output, "block": other})
+        if other >= each.output["chunk"] and changed.block != each.block:
+            mega = _job_mb(sample, changed, threads, held_times)
+            found.append(f"block: {other} would hold {mega / 1000:.1f} GB")
+    return f" ({', '.join(found)})" if found else ""
 
 
 RULES = {

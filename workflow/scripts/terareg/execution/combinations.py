@@ -476,6 +476,11 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
         # a plate, which only its metadata tell, has wells and sites to outline
         if settings.common and config["input"]["kind"] == "volume":
             raise ConfigError(f"{key}.common: the input is a volume, which has no tiles; remove it")
+        if settings.is_evened and config["input"]["kind"] != "volume":
+            raise ConfigError(
+                f"{key}.illumination: the sample is made of tiles, which intensity.flatfield "
+                "corrects better; remove illumination"
+            )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
             raise ConfigError(

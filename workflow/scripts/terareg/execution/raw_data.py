@@ -195,7 +195,13 @@ def image_headers(run: Run, sample: str) -> dict[str, headers.Header]:
             stated = None if isinstance(image, str) else image["channel"]
             headers.check_channel(found[name], name, stated)
         for name, export in run.option(sample, "export").items():
-            if export["outlines"] is True and not next(iter(found.values())).outlines:
+            plate = bool(next(iter(found.values())).outlines)
+            if export["illumination"] != "none" and not plate:
+                raise ConfigError(
+                    f"export.{name}.illumination: the input is a volume, which has no sites; "
+                    "remove illumination"
+                )
+            if export["outlines"] is True and not plate:
                 raise ConfigError(
                     f"export.{name}.outlines: the input is a volume, which has neither tiles nor "
                     "wells; remove outlines, or give a table of boxes"

@@ -13,6 +13,8 @@ from terareg.volumes.cost import PYRAMID
 _WRITE_CPU = 30.0  # seconds to compress a GB
 _PACKED = 0.6  # of what is written to what is held
 _IDS_BYTES = 4
+_SITE_BYTES, _SITE_MPX = 110, 17.0  # statistics of a pixel of a site, pixels of a large camera
+_EVEN_CPU = 25.0  # seconds for a GB
 
 
 def _exports(sample: Sample) -> Iterator[tuple[ExportSettings, Extent, int]]:
@@ -53,7 +55,9 @@ def _load(series: bool):
                 gigabytes = _read_gb(settings, grid, size)
                 if settings.format == TERAFLY:
                     gigabytes *= PYRAMID
-                jobs, read = jobs + 1, read + gigabytes
+                if settings.is_evened:
+                    cpu += _EVEN_CPU * gigabytes
+                jobs, read = jobs + 1, read + gigabytes * (2 if settings.is_evened else 1)
                 written, cpu = written + _PACKED * gigabytes, cpu + _WRITE_CPU * gigabytes
         return Load(jobs, read, written, cpu)
 
@@ -75,6 +79,8 @@ def _slabs_mb(sample: Sample, threads: int) -> float:
             held += 16 * sample.largest_atlas.megavoxels
         elif not settings.origin.is_volume or settings.origin.is_segmentation:
             held += 8 * sample.largest_atlas.megavoxels
+        if settings.is_evened:
+            held += _SITE_BYTES * min(math.prod(grid.shape[1:]) / 1e6, _SITE_MPX)
         most = max(most, 3 * plane * depth + held)
     return ITK_MB + most
 

@@ -19,7 +19,7 @@ TERAFLY = "terafly"
 TERAFLY_EDGE = 256
 _OF_TILES = {
     "axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9], "outlines": False,
-    "common": False,
+    "common": False, "illumination": "none",
 }  # fmt: skip
 _OUTLINED = ("fused", "corrected_volume")
 #: kinds of volumes in the store, and how many names follow
@@ -121,6 +121,9 @@ class ExportSettings:
         the boxes that it can show, see :func:`terareg.exports.outlines.read_outlines`.
     common : bool
         Of tiles: whether only the box is shown that all channels have seen.
+    illumination : str
+        Of tiles: "none", or "log_statistics" for sites of a plate, see
+        :mod:`terareg.exports.illumination`.
     """
 
     origin: Origin
@@ -134,6 +137,12 @@ class ExportSettings:
     clip_percent: tuple[float, float] = (0.1, 99.9)
     outlines: bool | str = False
     common: bool = False
+    illumination: str = "none"
+
+    @property
+    def is_evened(self) -> bool:
+        """Whether sites of a plate are corrected."""
+        return self.illumination != "none"
 
     @property
     def table(self) -> str | None:
@@ -143,7 +152,7 @@ class ExportSettings:
     @property
     def of_tiles(self) -> bool:
         """Whether the places of the tiles are needed."""
-        return self.outlines is True or self.common
+        return self.outlines is True or self.common or self.is_evened
 
     @classmethod
     def from_config(cls, entry: Mapping[str, Any], key: str = "export") -> ExportSettings:
@@ -218,11 +227,16 @@ class ExportSettings:
                     f"{key}.{name}: {origin.text} is not on the grid of the tiles; export "
                     f"fused/CHANNEL or corrected_volume/CHANNEL, or remove {name}"
                 )
+        if entry["illumination"] != "none" and origin.kind != "fused":
+            raise ConfigError(
+                f"{key}.illumination: {origin.text} does not show the sites of a plate as they "
+                "are; export fused/CHANNEL, or remove illumination"
+            )
         planes = entry["planes"] if isinstance(entry["planes"], str) else tuple(entry["planes"])
         return cls(
             origin, form, size, entry["isotropic"], chosen, labels,
             entry["axis"], planes, (float(low), float(high)), entry["outlines"],
-            entry["common"],
+            entry["common"], entry["illumination"],
         )  # fmt: skip
 
     def settled(self, labels: bool, dtype: str, key: str = "export") -> ExportSettings:

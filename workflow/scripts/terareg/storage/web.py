@@ -28,6 +28,10 @@ _PARTIAL = 206
 # of an object that a server which sends no parts may send as a whole
 _WHOLE_BYTES = 32 * 2**20
 _UNPACKED_BYTES = 1 << 30
+_FORMATS_BEFORE = ("precomputed", "zarr", "zarr2", "zarr3")
+_FORMATS_AFTER = ("", "neuroglancer-precomputed", "zarr", "zarr2", "zarr3")
+#: where public buckets of Google are read
+GOOGLE = "https://storage.googleapis.com"
 
 
 def is_web(address: str) -> bool:
@@ -36,8 +40,19 @@ def is_web(address: str) -> bool:
 
 
 def plain_address(address: str) -> str:
-    """An address without the name of the format that Neuroglancer puts before it."""
-    return address.removeprefix("precomputed://").removeprefix("zarr://").rstrip("/")
+    """An address without the names of formats that Neuroglancer puts before or after it.
+
+    Public buckets of Google are read from the web: ``gs://bucket/prefix`` becomes an ``https://``
+    address.
+    """
+    for name in _FORMATS_BEFORE:
+        address = address.removeprefix(f"{name}://")
+    address, _, after = address.partition("|")
+    if after.rstrip(":/") not in _FORMATS_AFTER:
+        address = f"{address}|{after}"
+    if address.startswith("gs://"):
+        address = f"{GOOGLE}/{address.removeprefix('gs://')}"
+    return address.rstrip("/")
 
 
 def store_at(address: str) -> Store:

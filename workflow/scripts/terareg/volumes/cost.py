@@ -21,7 +21,7 @@ from terareg.core.parallel import batch_range
 PYRAMID = 1.15  # size of all levels relative to the finest
 _SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # compressed size relative to raw, noisy tissue
 _WRITE_CPU = {"ome-zarr": 4.0, "precomputed": 2.0}  # seconds for a GB of voxels, pyramid included
-_GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
+_GZIP_SHARE, _GZIP_CPU = 0.65, 12.0
 _ROW_VOXELS = 8192  # of the blocks of a row that are written together: four tiles, many open files
 _HELD_GB = 4.3  # of their objects, which are held in memory until they are sent to S3
 INFLATE_CPU = 6.0  # seconds for a GB of voxels of a compressed file (noise 5.4, and to be kept)

@@ -151,8 +151,12 @@ def describe_input(headers: Mapping[str, Header], orientation: str) -> dict:
     """
     first = next(iter(headers.values()))
     frame = Frame(first.shape, first.spacing_um, orientation=orientation)
-    outlines = {"outlines": dict(first.outlines)} if first.outlines else {}
-    return outlines | {
+    plate = {}
+    if first.outlines:
+        # the sites in their order, in which the first counts where they overlap
+        sites = [box for name, box in first.outlines if "/" in name]
+        plate = {"outlines": dict(first.outlines), "sites": sites}
+    return plate | {
         "version": _VERSION,
         "frame": frame.to_json(),
         "channels": {

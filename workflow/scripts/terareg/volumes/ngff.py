@@ -15,7 +15,7 @@ import imagecodecs
 import numpy as np
 
 from terareg.storage.shards import Shard, checksum
-from terareg.storage.store import Store, gzipped
+from terareg.storage.store import Store
 from terareg.volumes import ngff_04
 from terareg.volumes.box_writers import OwnObjects
 from terareg.volumes.plan import Block, VolumePlan
@@ -249,7 +249,7 @@ class ShardWriter:
         if codec == "zstd":
             return codecs.zstd_encode(chunk, level=_LEVEL)
         if codec == "gzip":
-            return gzipped(chunk.tobytes(), _LEVEL)
+            return codecs.gzip_encode(chunk, level=_LEVEL)
         return codecs.blosc_encode(
             chunk,
             level=_LEVEL,

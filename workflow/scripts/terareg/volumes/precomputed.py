@@ -24,7 +24,7 @@ import numpy as np
 import tensorstore as ts
 
 from terareg.storage.foreign import read_object
-from terareg.storage.store import Store, gzipped
+from terareg.storage.store import Store
 from terareg.storage.uint64_shards import Sharding
 from terareg.volumes.box_writers import LayerWriter, OwnObjects, Together
 from terareg.volumes.chunks import morton, precomputed_grid
@@ -283,7 +283,8 @@ def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes | memoryview:
         data = codecs.jpegxl_encode(rows, **_JPEGXL)
     else:
         data = chunk.tobytes()
-    return gzipped(data, 1) if _data_encoding(plan) == "gzip" else bytes(data)
+    # libdeflate: two to three times as fast as zlib, and smaller
+    return bytes(codecs.gzip_encode(data, level=1) if _data_encoding(plan) == "gzip" else data)
 
 
 def _encoding(plan: VolumePlan) -> str:
