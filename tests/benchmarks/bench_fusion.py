@@ -6,8 +6,8 @@ Tiles of 16 bit TIFF planes, 10 % overlap, in the page cache; each figure is the
 one thread. MB are 10^6 bytes of fused voxels, seconds those of the processor. "plain" reads all
 tiles into one buffer and writes as many bytes as the volume has. tensorstore and dask put the tiles
 side by side without blending and make the levels with what they bring for it. With ``--peer``, the
-Python of an environment with multiview-stitcher, that library fuses the same planes with its defaults
-(blending, OME-Zarr 0.4, all levels), once, its imports not counted. Memory is the peak of
+Python of an environment with multiview-stitcher, that library fuses the same planes with its
+defaults (blending, OME-Zarr 0.4, all levels), once, its imports not counted. Memory is the peak of
 a process of its own, of 2 x 2 and of 8 x 8 tiles with half of the side.
 """
 
