@@ -1,20 +1,24 @@
 """Fusion and its pyramid beside plain copying, tensorstore and dask, and the memory they take.
 
-    PYTHONPATH=workflow/scripts python tests/benchmarks/bench_fusion.py [--tile 1024] [--planes 128]
+    python tests/benchmarks/bench_fusion.py [--tile 1024] [--planes 128] [--peer ENV/bin/python]
 
 Tiles of 16 bit TIFF planes, 10 % overlap, in the page cache; each figure is the best of two runs in
 one thread. MB are 10^6 bytes of fused voxels, seconds those of the processor. "plain" reads all
 tiles into one buffer and writes as many bytes as the volume has. tensorstore and dask put the tiles
-side by side without blending and make the levels with what they bring for it. Memory is the peak of
-a process of its own, of 2 x 2 and of 8 x 8 tiles with a quarter of the side.
+side by side without blending and make the levels with what they bring for it. With ``--peer``, the
+Python of an environment with multiview-stitcher, that library fuses the same planes with its
+defaults (blending, OME-Zarr 0.4, all levels), once, its imports not counted. Memory is the peak of
+a process of its own, of 2 x 2 and of 8 x 8 tiles with half of the side.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -186,6 +190,47 @@ class Mosaic:
                 finer = da.from_zarr(array, chunks=chunks)
 
 
+_PEER = """
+import glob, json, sys, time
+import dask
+import dask.array as da
+import numpy as np
+import tifffile
+from multiview_stitcher import fusion, spatial_image_utils as si
+
+folder, origins = sys.argv[1], json.loads(sys.argv[2])
+
+def plane(path):
+    return tifffile.imread(path)[None]
+
+start = time.process_time()
+sims = []
+for name, origin in origins.items():
+    paths = sorted(glob.glob(f"{folder}/**/{name}/CHN*.tif", recursive=True))
+    shape = tifffile.imread(paths[0]).shape
+    planes = [
+        da.from_delayed(dask.delayed(plane)(path), (1, *shape), np.uint16)
+        for path in paths
+    ]
+    tile = da.concatenate(planes).rechunk((64, *shape))
+    sims.append(si.get_sim_from_array(
+        tile[None, None], dims=list("tczyx"), scale=dict(z=1.0, y=1.0, x=1.0),
+        translation=dict(zip("zyx", map(float, origin))), transform_key="stage"))
+with dask.config.set(scheduler="synchronous"):
+    fusion.fuse(sims, transform_key="stage", output_chunksize=256,
+                output_zarr_url=sys.argv[3], zarr_options={"ome_zarr": True})
+print(json.dumps(time.process_time() - start))
+"""
+
+
+def peer(python: str, mosaic: Mosaic, folder: Path) -> float:
+    """Seconds of the processor that multiview-stitcher takes for the same volume."""
+    origins = json.dumps({name: list(map(int, o)) for name, o in mosaic.origins.items()})
+    command = [python, "-c", _PEER, mosaic.acquisition.raw, origins, str(folder / "fused.zarr")]
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
+    return float(done.stdout.splitlines()[-1])
+
+
 def cpu_seconds(work: Callable[[Path], None]) -> float:
     """Best of two runs, each into a new folder."""
     best = np.inf
@@ -217,6 +262,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=1024, help="rows and columns of a tile")
     parser.add_argument("--planes", type=int, default=128)
     parser.add_argument("--block", type=int, default=512)
+    parser.add_argument("--peer", help="Python of an environment with multiview-stitcher")
     args = parser.parse_args()
     top = Path(tempfile.mkdtemp(prefix="bench-fusion-"))
     write_tiles(top / "four", 2, args.tile, args.planes)
@@ -234,6 +280,12 @@ def main() -> None:
     }.items():
         seconds = plain if work is None else cpu_seconds(work)
         print(f"{name:46}{zarr.megabytes / seconds:9.0f}{plain / seconds:9.3f}", flush=True)
+    if args.peer:
+        folder = Path(tempfile.mkdtemp(prefix="bench-fusion-"))
+        seconds = peer(args.peer, zarr, folder)
+        shutil.rmtree(folder)
+        name = "multiview-stitcher: fuse + pyramid"
+        print(f"{name:46}{zarr.megabytes / seconds:9.1f}{plain / seconds:9.4f}", flush=True)
 
     print(f"\n{'memory':34}{'MB fused':>9}{'start MB':>9}{'model MB':>9}{'peak MB':>9}")
     context = multiprocessing.get_context("spawn")

@@ -13,7 +13,7 @@ from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.tile_correction import Flatfield
 from terareg.core.errors import IntensityError
 from terareg.intensity import destriping as module
-from terareg.intensity.destriping import estimate_stripes
+from terareg.intensity.destriping import _shared_part, estimate_stripes
 from terareg.intensity.lines import LineLayout, sum_lines
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
@@ -150,6 +150,42 @@ def test_errors_of_the_flatfield_do_not_add_up_along_a_row(tmp_path, columns):
     found = solve(source, tmp_path)[2]
     lost = [np.median(found[n] / source.gains[n]) - 1 for n in list(found)[1:]]
     assert np.abs(lost).max() < 0.015
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_few_tiles_of_different_gains_leave_no_step(tmp_path, seed):
+    source = make(Streaks(grid=(2, 3), empty=(9, 9), planes=16, depth=0.1, fine=1, seed=seed))
+    rng = np.random.default_rng(seed)
+    for name, gain in zip(source.data, np.exp(rng.normal(0, 0.2, 6))):
+        source.data[name] = source.data[name] * gain
+        source.gains[name] = source.gains[name] * gain
+    layout, record, found = solve(source, tmp_path)
+    left = seams(layout, {name: source.gains[name] / found[name] for name in found})
+    # 3.8 and 8.8 where what six overlaps have in common was taken for the flat-field's error
+    assert percent(left) < 1.5 < 10 < percent(seams(layout, source.gains))
+    assert record["seam_percent"]["beyond"] < 1.2
+
+
+@pytest.mark.parametrize(
+    ("grid", "gains", "within"),
+    [((1, 20), 0.002, 0.001), ((10, 20), 0.2, 0.01), ((2, 3), 0.2, 0.025), ((1, 2), 0.2, 0.025)],
+)
+def test_what_all_overlaps_share_is_told_from_gains_of_tiles(grid, gains, within):
+    """Errors of the flat-field of 0 and 2 %, beside gains that are alike, many, or few."""
+    rng = np.random.default_rng(0)
+    pairs = [
+        SimpleNamespace(first=f"{row}.{column}", second=f"{row}.{column + 1}")
+        for row in range(grid[0])
+        for column in range(grid[1] - 1)
+    ]
+    errors = {0.0: [], 0.02: []}
+    for true, off in errors.items():
+        for _ in range(50):
+            of_tile = {n: rng.normal(0, gains) for p in pairs for n in (p.first, p.second)}
+            values = [true + of_tile[p.first] - of_tile[p.second] for p in pairs]
+            off.append(_shared_part(pairs, np.array(values) + rng.normal(0, 1e-3, len(values))))
+    for true, found in errors.items():
+        assert np.sqrt(np.mean((np.array(found) - true) ** 2)) < within, true
 
 
 @pytest.mark.slow

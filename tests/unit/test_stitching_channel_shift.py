@@ -8,9 +8,11 @@ import pytest
 from scipy import ndimage
 
 from terareg.core.errors import StitchingError
+from terareg.stitching import channel_shift
 from terareg.stitching.channel_patches import find_places
 from terareg.stitching.channel_shift import (
     ChannelShift,
+    _differing,
     given_shift,
     load_shift,
     measure_channel_shift,
@@ -195,6 +197,37 @@ def test_one_tile_and_a_tile_that_moved_between_the_channels():
     assert (
         "not the same in all tiles: T2 (" in text and "the stage moved between the channels" in text
     )
+
+
+def patches_of(counts, residuals):
+    """Patches of tiles T0, T1, ... as far as what differs between tiles asks for them."""
+    names = [f"T{k}" for k, count in enumerate(counts) for _ in range(count)]
+    return [SimpleNamespace(place=SimpleNamespace(tile=name)) for name in names], residuals
+
+
+def test_tiles_whose_patches_scatter_are_not_said_to_have_moved():
+    """Errors of patches have heavy tails: of tiles with three patches two are often wrong."""
+    rng = np.random.default_rng(0)
+    counts, told, missed = (5, 3, 3, 9, 8, 8, 8, 2, 8, 4), 0, 0
+    names = ChannelShift("ch1", "ch0", "measured")
+    for _ in range(200):
+        scattered = np.clip(0.3 * rng.standard_t(2, (sum(counts), 3)), -1.5, 1.5)
+        told += bool(_differing(*patches_of(counts, scattered), names))
+        scattered[11:20, 2] += 1.2  # T3
+        missed += "T3" not in str(_differing(*patches_of(counts, scattered), names))
+    assert told <= 4 and missed <= 4
+
+
+def test_a_fit_of_all_patches_that_is_less_sure_than_their_mean_is_not_taken(monkeypatch):
+    fit, away = channel_shift.fit, np.array([0.3, -0.3, 0.3])
+
+    def unsure(cuts, shift, axes):
+        found = fit(cuts, shift, axes)
+        return (found[0] + away, found[1] + 0.3) if len(cuts) > 1 else found
+
+    monkeypatch.setattr(channel_shift, "fit", unsure)
+    found = measured(SHIFT, own=0.3)
+    assert np.abs(np.subtract(found.shift_vox, SHIFT)).max() < 0.1 > max(found.sigma_vox)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Fusion: blocks equal the whole, lone tiles are copied, overlaps follow the formula."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -277,9 +278,10 @@ def test_a_block_reads_only_what_lies_in_it():
     assert len(set(source.reads)) == len(source.reads), "rows of tiles are read whole, once"
 
 
-def test_a_tile_is_read_into_the_buffers_of_the_one_that_ends_before_it():
+@pytest.mark.parametrize("step", [20, 15], ids=["side by side", "blocks end in overlaps"])
+def test_a_tile_is_read_into_the_buffers_of_the_one_before_it(step):
     source = grid(1, 6, (12, 20, 20))
-    origins = placed(source, (0, 20))
+    origins = placed(source, (0, step))
     frame, _ = fused_frame(source.acquisition, origins, COSINE)
     plan = make_plan("v", frame, "uint16", VolumeSettings(16, 16))
     row = rows_of(plan.blocks(), 99)[0]
@@ -289,6 +291,30 @@ def test_a_tile_is_read_into_the_buffers_of_the_one_that_ends_before_it():
     held = sum(map(len, fusion._buffers.values()))
     # a block of 16 voxels may end in the next tile, of which one run is held besides
     assert held == runs + 1, f"{held} buffers for tiles of {runs} runs of planes"
+
+
+def test_blocks_that_threads_fill_at_once_are_those_of_one_thread():
+    source = grid(1, 9, (12, 20, 20))
+    origins = placed(source, (0, 15))
+    whole = fuse(source, origins, edges=(16, 16))[0]
+    frame, _ = fused_frame(source.acquisition, origins, COSINE)
+    plan = make_plan("v", frame, "uint16", VolumeSettings(16, 16))
+    row = rows_of(plan.blocks(), 99)[0]
+    out = np.zeros_like(whole)
+
+    def write(block):
+        box = tuple(slice(a, b) for a, b in zip(block.start, block.stop))
+        layer = np.empty(block.shape, "uint16")
+        fill(block, layer)
+        out[box] = layer
+
+    for _ in range(20):
+        fill = RowFusion([Side(source, origins)], plan, row, COSINE)(0, frame.shape[0])
+        out[...] = 0
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, row))
+        rows = slice(0, row[0].stop[1])
+        np.testing.assert_array_equal(out[:, rows], whole[:, rows])
 
 
 def test_frame_covers_all_tiles_and_starts_at_zero():

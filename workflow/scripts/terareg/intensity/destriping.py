@@ -10,8 +10,9 @@ with d the displacement of the tiles across the lines; for a fraction of a line,
 interpolated linearly. The log gains of a plane are the least-squares solution, weighted by the
 scatter of the ratio along the line, with a prior around 0 whose width is estimated from the ratios.
 The ratios of one overlap share an error, and what all overlaps on the same side of a tile have in
-common is not a stripe but an error of the flat-field. Without these two terms, errors of the
-flat-field would add up along a row of tiles. A gain that all tiles of a row share cannot be seen in
+common is not a stripe but an error of the flat-field, as far as tiles of different gains do not
+have as much in common by chance. Without these two terms, errors of the flat-field would add up
+along a row of tiles. A gain that all tiles of a row share cannot be seen in
 overlaps and is not corrected.
 
 The computation is one pass over the tiles (:mod:`terareg.intensity.lines`), which keeps a hundredth
@@ -35,7 +36,7 @@ from scipy import ndimage
 from terareg.acquisition.line_gains import gains_spec
 from terareg.intensity.blocks import median_percent, step_beyond
 from terareg.intensity.line_system import LineSystem
-from terareg.intensity.lines import PARTS, LineLayout, LineMeans, common_planes
+from terareg.intensity.lines import PARTS, LineLayout, LineMeans, LinePair, common_planes
 from terareg.storage.arrays import array_spec, write_error
 from terareg.storage.records import content_hash, is_done, remove_record, write_record
 from terareg.storage.store import ARRAY_ERRORS, Store
@@ -51,6 +52,8 @@ _FLOOR = 0.002  # smallest standard error of a log ratio
 _CERTAIN = 0.05  # largest error of the log ratios from which spread and common part are estimated
 _KNOWN = 4  # fewest such lines in a plane of an overlap
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.003, 0.3  # of log gains
+_FLATFIELD = 0.03  # deviation of the log ratios that errors of the flat-field leave at a side
+_SPREADS = np.geomspace(0.001, 0.5, 12)  # that gains of whole tiles may have
 _DEEPEST = 1.0  # largest log gain
 # summary of a channel whose tiles show no stripes
 NO_STRIPES = {"lines": "none", "tiles": [], "spread_percent": 0.0, "seam_percent": None}
@@ -289,21 +292,51 @@ class _LineSlab:
 
 
 def _common_ratio(layout: LineLayout, ratio: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """For each equation the median, over overlaps on its side and planes, of the median ratio."""
+    """For each equation what errors of the flat-field add to all overlaps on its side."""
     sides = np.repeat([p.side for p in layout.pairs], [len(p.lines) for p in layout.pairs])
     common = np.zeros(ratio.shape[1], np.float32)
-    medians: dict[int, list[float]] = {0: [], 1: []}
+    seen: dict[int, list[tuple[LinePair, float]]] = {0: [], 1: []}
     start = 0
     for pair in layout.pairs:
         stop = start + len(pair.lines)
         known = variance[:, start:stop] < np.float32(_CERTAIN**2)
-        for values, seen in zip(ratio[:, start:stop], known):
-            if seen.sum() >= _KNOWN:
-                medians[pair.side].append(float(np.median(values[seen])))
+        medians = [
+            float(np.median(values[lines]))
+            for values, lines in zip(ratio[:, start:stop], known)
+            if lines.sum() >= _KNOWN
+        ]
+        if medians:
+            seen[pair.side].append((pair, float(np.median(medians))))
         start = stop
-    for side, values in medians.items():
-        common[sides == side] = np.median(values) if values else 0.0
+    for side, found in seen.items():
+        if found:
+            pairs, values = zip(*found)
+            common[sides == side] = _shared_part(pairs, np.array(values))
     return common
+
+
+def _shared_part(pairs: Sequence[LinePair], values: np.ndarray) -> float:
+    """What the log ratios of overlaps have in common, beyond what gains of tiles may make of them.
+
+    ``value = c + g_first - g_second + e``, all normal around 0: c with the deviation that errors of
+    a flat-field have, the gains g of tiles and the rest e with any, averaged by how well they
+    explain the values. In a row of tiles the gains of inner ones cancel. So where tiles differ much
+    and are few, c is nearly 0, and where they are alike or many, nearly the mean.
+    """
+    names = {name: k for k, name in enumerate({n: 0 for p in pairs for n in (p.first, p.second)})}
+    design = np.zeros((len(pairs), len(names)))
+    for row, pair in enumerate(pairs):
+        design[row, names[pair.first]], design[row, names[pair.second]] = 1, -1
+    power, basis = np.linalg.eigh(design @ design.T)
+    ones, turned = basis.sum(axis=0), values @ basis
+    of_gains, of_rest = np.meshgrid(_SPREADS, _SPREADS)
+    own = np.outer(of_gains.ravel() ** 2, power.clip(0)) + of_rest.ravel()[:, None] ** 2
+    known = _FLATFIELD**2 * (ones**2 / own).sum(axis=1) + 1
+    part = _FLATFIELD * (ones * turned / own).sum(axis=1)
+    fit = np.log(own).sum(axis=1) + np.log(known) + (turned**2 / own).sum(axis=1) - part**2 / known
+    weight = np.exp((fit.min() - fit) / 2)
+    # rounded, because the last digits of the decomposition depend on the processor
+    return round(float((weight * _FLATFIELD * part / known).sum() / weight.sum()), 5)
 
 
 def _log_ratios(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,12 +10,12 @@ because it comes from the microscope; within the tile it may change linearly wit
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import special
 
 from terareg.core.errors import StitchingError, few
 from terareg.core.parallel import map_items
@@ -51,6 +51,8 @@ _BENDS = 0.2  # voxels at the border of the tile from which a linear change is t
 _SURE = 4.0  # standard errors from which anything is told
 _WHOLE = 0.05  # voxels from a whole number up to which a shift is rounded, at least
 _LEAST_SIGMA = 0.01  # voxels
+_SURER = 2.0  # times the error of the patches' mean, that of the fit of all together may have
+_DIFFERS = 0.01  # probability that some tile seems to differ from the others by chance
 _ZERO: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
@@ -466,7 +468,9 @@ def _fitted(nothing: ChannelShift, patches, vote: _Vote, shape, workers: int) ->
     shift, sigma = trend.coefficients[0], np.maximum(trend.sigma[0], _LEAST_SIGMA)
     if not bend and len(axes) == 3:
         together = fit([c for c, w in zip(cuts, trend.weights) if w > 0], shift, axes)
-        if together is not None and np.abs(together[0] - shift).max() <= 0.5:
+        # structures that only one channel shows spoil it more than the mean of the patches
+        surer = together is not None and np.all(together[1] < _SURER * np.maximum(sigma, 0.02))
+        if together is not None and surer and np.abs(together[0] - shift).max() <= 0.5:
             shift, sigma = together[0], np.maximum(together[1], _LEAST_SIGMA)
     sigma[[k for k in range(3) if k not in axes]] = 0
     result = replace(
@@ -487,7 +491,7 @@ def _fitted(nothing: ChannelShift, patches, vote: _Vote, shape, workers: int) ->
         return replace(result, state="not measured", reason=words, shift_vox=_ZERO,
                        gradient=(_ZERO,) * 3, bend_vox=0.0)  # fmt: skip
     residuals = own - shift - centres @ np.array(gradient).T
-    return replace(result, warnings=_differing(members, residuals, trend, names=result))
+    return replace(result, warnings=_differing(members, residuals, result))
 
 
 def _own_shift(
@@ -537,15 +541,27 @@ def _bent(
     return trend, gradient, float((np.abs(gradient) @ half).max())
 
 
-def _differing(members, residuals, trend: Trend, names: ChannelShift) -> tuple[str, ...]:
-    """A warning if the shift differs between tiles by more than its scatter explains."""
-    odd = []
-    for tile in dict.fromkeys(patch.place.tile for patch in members):
-        own = [k for k, patch in enumerate(members) if patch.place.tile == tile]
-        mean = np.median(residuals[own], axis=0)
-        error = np.maximum(trend.scatter / math.sqrt(len(own)), 0.02)
-        if len(own) > 2 and np.any((np.abs(mean) > 0.5) & (np.abs(mean) > _SURE * error)):
-            odd.append(f"{tile} ({_listed(mean)})")
+def _differing(members, residuals: np.ndarray, names: ChannelShift) -> tuple[str, ...]:
+    """A warning if the shift differs between tiles by more than their patches scatter (t test).
+
+    The scatter is that of the patches within tiles, not a robust one: wrong patches come in twos
+    and threes where a tile shows little.
+    """
+    tiles = list(dict.fromkeys(patch.place.tile for patch in members))
+    owner = np.array([tiles.index(patch.place.tile) for patch in members])
+    number = np.bincount(owner)
+    means = np.array([residuals[owner == k].mean(axis=0) for k in range(len(tiles))])
+    free = len(members) - len(tiles)
+    if free < 1:
+        return ()
+    scatter = np.sqrt(((residuals - means[owner]) ** 2).sum(axis=0) / free)
+    sure = float(special.stdtrit(free, 1 - _DIFFERS / (6 * len(tiles))))  # three axes, two sides
+    error = np.maximum(scatter / np.sqrt(number)[:, None], 0.02)
+    odd = [
+        f"{tile} ({_listed(mean)})"
+        for tile, mean, limit, patches in zip(tiles, means, sure * error, number)
+        if patches > 2 and np.any((np.abs(mean) > 0.5) & (np.abs(mean) > limit))
+    ]
     if not odd:
         return ()
     return (

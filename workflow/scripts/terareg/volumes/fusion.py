@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int]
 _BAND_VOXELS = 1 << 16  # of a plane, blended at once
+_TRIMMED = 0.75  # of a tile's columns, when no block needs them any more, are given back
 _LEAST_SHARE = np.float32(1e-6)  # of a side, so that one of the tiles always has a weight
 
 
@@ -314,8 +315,8 @@ class _Layer:
         self._windows: dict[tuple[tuple[int, str], int], _Window] = {}
         for planes, tiles in self._runs:
             for tile in tiles:
-                users = sum(_touches(tile, block) for block in fusion.blocks)
-                self._windows[tile.key, planes[0]] = _Window(fusion, tile, planes, users)
+                starts = [block.start[2] for block in fusion.blocks if _touches(tile, block)]
+                self._windows[tile.key, planes[0]] = _Window(fusion, tile, planes, starts)
 
     def fill(self, block: Block, out: np.ndarray) -> Clipped:
         """See :meth:`RowFusion.__call__`."""
@@ -326,6 +327,8 @@ class _Layer:
         clipped = Clipped()
         for planes, tiles in work:
             windows = [self._windows[tile.key, planes[0]] for tile in tiles]
+            for window in windows:
+                window.enter(block)
             for window in windows:
                 # a window that another thread is reading will be ready when it is needed
                 window.read_if_free()
@@ -351,16 +354,30 @@ class _Layer:
 
 
 class _Window:
-    """A tile's part of some planes of the blocks, read once and kept as long as blocks need it."""
+    """A tile's part of some planes of the blocks, read once and kept as long as blocks need it.
+
+    Of one that is needed for a few more columns only those stay: where blocks end in an overlap,
+    two tiles would be held at once.
+    """
 
     def __init__(
-        self, fusion: RowFusion, tile: PlacedTile, planes: tuple[int, int], users: int
+        self, fusion: RowFusion, tile: PlacedTile, planes: tuple[int, int], starts: Sequence[int]
     ) -> None:
-        self._fusion, self._tile, self._planes, self._users = fusion, tile, planes, users
+        self._fusion, self._tile, self._planes = fusion, tile, planes
         self._source = fusion.sides[tile.side].source
-        self._lock = threading.Lock()
+        self._to_come = list(starts)  # first column of each block that has not entered
+        self._inside = 0  # blocks that have entered and not left
+        self._users_lock = threading.Lock()
+        self._lock = threading.Lock()  # of what follows, held while the tile is read
         self._data: np.ndarray | None = None
         self._buffer: np.ndarray | None = None
+        self._start = _inside(tile, fusion.box, 2)[0]  # column of the volume at which it begins
+
+    def enter(self, block: Block) -> None:
+        """Note that a block begins to use it."""
+        with self._users_lock:
+            self._to_come.remove(block.start[2])
+            self._inside += 1
 
     def read_if_free(self) -> None:
         """Read it, unless that has been done or is being done."""
@@ -373,17 +390,28 @@ class _Window:
     def part(self, y: tuple[int, int], x: tuple[int, int]) -> np.ndarray:
         """Its voxels in ranges along y and x, in voxels of the volume."""
         with self._lock:
-            data = self._read()
-        y0, x0 = (_inside(self._tile, self._fusion.box, axis)[0] for axis in (1, 2))
+            data, x0 = self._read(), self._start
+        y0 = _inside(self._tile, self._fusion.box, 1)[0]
         return data[:, y[0] - y0 : y[1] - y0, x[0] - x0 : x[1] - x0]
 
     def leave(self) -> None:
-        """Note that one block no longer needs it."""
-        with self._lock:
-            self._users -= 1
-            if not self._users and self._buffer is not None:
+        """Note that a block no longer needs it."""
+        # a block that would enter now waits: nobody has a view of what is given back
+        with self._users_lock, self._lock:
+            self._inside -= 1
+            if self._inside or self._data is None:
+                return
+            if self._to_come:
+                skipped = max(min(self._to_come) - self._start, 0)
+                if skipped < _TRIMMED * self._data.shape[2]:
+                    return
+                self._data = self._data[:, :, skipped:].copy()
+                self._start += skipped
+            else:
+                self._data = None
+            if self._buffer is not None:
                 self._fusion.give(self._buffer)
-                self._data = self._buffer = None
+                self._buffer = None
 
     def _read(self) -> np.ndarray:
         if self._data is None:
