@@ -172,10 +172,12 @@ def _attend(asker: socket.socket, cli, address: str, at_import: list) -> None:
 
 def _enter(pid: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    for name in _NAMESPACES:
-        with open(f"/proc/{pid}/ns/{name}") as namespace:
-            if libc.setns(namespace.fileno(), 0):
-                raise OSError(ctypes.get_errno(), f"cannot enter the {name} namespace of {pid}")
+    # all are opened first: /proc of the first of them counts processes in another way
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(f"/proc/{pid}/ns/{name}")) for name in _NAMESPACES]
+        for file in files:
+            if libc.setns(file.fileno(), 0):
+                raise OSError(ctypes.get_errno(), f"cannot enter {file.name}")
 
 
 def _fork_scripts(address: str) -> None:
