@@ -198,6 +198,15 @@ def become(request: dict, streams: list[int]) -> None:
 
 def _run(cli, request: dict) -> NoReturn:
     become(request, [os.open(name, os.O_RDWR) for name in (os.devnull, *request["files"])])
+    run_snakemake(cli)
+
+
+def run_snakemake(cli) -> NoReturn:
+    """Run it as its program does, and end."""
+    from snakemake.workflow import Workflow
+
+    # it is noted when the module is imported
+    Workflow._rundir = os.getcwd()
     leave(run_main(cli.main))
 
 

@@ -217,6 +217,11 @@ class Cloud(Server):
             "SNAKEMAKE_AWS_BATCH_JOB_ROLE": ROLE,
         }
 
+    @property
+    def forks(self) -> bool:
+        """Whether Python of jobs is forked, but for the rules of :data:`STARTED`."""
+        return self._python is not None
+
     def reclaim(self, rule: str, prefix: str) -> None:
         """Take its machine from the next job of a rule that writes an object below a prefix."""
         self._reclaimed[rule] = prefix

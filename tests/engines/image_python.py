@@ -44,7 +44,7 @@ import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect("\\0" + sys.argv[1])
     socket.send_fds(server, [b"f"], [0, 1, 2])
-    request = {"command": sys.argv[2:], "cwd": os.getcwd(), "env": dict(os.environ)}
+    request = {"command": sys.argv[3:], "cwd": os.getcwd(), "env": dict(os.environ)}
     with server.makefile("rw", buffering=1) as line:
         line.write(json.dumps(request) + "\\n")
         line.readline()
@@ -155,7 +155,7 @@ def _attend(asker: socket.socket, cli, address: str, at_import: list) -> None:
             if script:
                 prefork.run_script(script)
             _fork_scripts(address)
-            prefork.leave(prefork.run_main(cli.main))
+            prefork.run_snakemake(cli)
         os.close(write)
         with os.fdopen(read) as told:
             line.write(told.readline())
