@@ -4,9 +4,8 @@
 # WORKERS processes share the tests; TESTS are more options of pytest, for example TESTS="-k bias".
 SEED ?= 0
 CORES ?= $(shell nproc)
-# one more than processors, since the one with the engines mostly waits; more than four would ask
-# for more memory than a laptop has
-WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4)))
+# more of them than four would ask for more memory than a laptop has
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 # what .venv is made with: the oldest of those that are here, unless it is given (PYTHON=python3.12)
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13,$(shell command -v $(p))) python3.11)
 BIN := .venv/bin
