@@ -17,10 +17,6 @@ from s3_server import Server
 from sharing import group_of, made_once, place_in_queue
 from workspaces import ROOT, Workspace
 
-# workers share the cores; a test that is about threads asks for them itself
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 # the small phantom's structures are large enough for its checks with this seed, and the
 # measured displacements of its tiles are exact
 SEED = 0
@@ -30,6 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=2, help="how often Snakemake is killed on each engine"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers share the cores; a test that is about threads asks for them itself.
+
+    It is set for them before they start: plug-ins of pytest import NumPy, which reads it once.
+    """
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -24,15 +25,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 SERVER = Path(__file__)
 RULES = SERVER.resolve().parents[1] / "workflow"
-_READY = "ready"
+READY = "ready"
 #: what libraries read when they are imported: a script with another value is started for itself
-_AT_IMPORT = ("OPENBLAS_CORETYPE", "MPLBACKEND")
+AT_IMPORT = ("OPENBLAS_CORETYPE", "MPLBACKEND")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -87,7 +90,7 @@ class Snakemake:
                 env={**env, "OPENBLAS_NUM_THREADS": "1"},
             )  # fmt: skip
             atexit.register(self.close)
-            if self._process.stdout.readline().strip() != _READY:
+            if self._process.stdout.readline().strip() != READY:
                 raise RuntimeError(f"{SERVER.name} has ended: status {self._process.wait(30)}")
         return self._process
 
@@ -101,8 +104,8 @@ class Snakemake:
 
 
 # ---------------------------------------------------------------- the server
-def _serve(library: Path | None) -> int:
-    """Answer requests; in a forked process, run one and return its status."""
+def import_snakemake():
+    """Import all that a run imports; gives its command line."""
     import smart_open  # noqa: F401
     import snakemake.cli
     import snakemake.dag
@@ -111,12 +114,19 @@ def _serve(library: Path | None) -> int:
 
     # it imports all plug-ins that are installed
     snakemake.cli.get_argument_parser()
-    _remember_rules()
+    remember_rules()
+    return snakemake.cli
+
+
+def _serve(library: Path | None) -> int:
+    """Answer requests; in a forked process, run one and return its status."""
+    cli = import_snakemake()
     if library is not None:
         _know(library)
         _fork_scripts()
+    keep_shared()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    answers.write(f"{_READY}\n")
+    answers.write(f"{READY}\n")
     # by bytes: a line that Python has read ahead would be lost in the fork
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     for line in iter(requests.readline, b""):
@@ -124,14 +134,14 @@ def _serve(library: Path | None) -> int:
         if pid == 0:
             answers.close()
             requests.close()
-            return _run(snakemake.cli, json.loads(line))
+            _run(cli, json.loads(line))
         answers.write(f"{pid}\n")
         _, state = os.waitpid(pid, 0)
         answers.write(f"{os.waitstatus_to_exitcode(state)}\n")
     return 0
 
 
-def _remember_rules() -> None:
+def remember_rules() -> None:
     """Keep the Python that Snakemake makes of each file of rules, for whoever has the same text."""
     from snakemake import workflow
     from snakemake.sourcecache import LocalSourceFile
@@ -175,7 +185,7 @@ def _know(library: Path) -> None:
         code_fingerprint.code_fingerprint(script)
 
 
-def _become(request: dict, streams: list[int]) -> None:
+def become(request: dict, streams: list[int]) -> None:
     """Take over standard streams, working folder, environment and arguments."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -186,12 +196,46 @@ def _become(request: dict, streams: list[int]) -> None:
     sys.argv = request["command"]
 
 
-def _run(cli, request: dict) -> int:
-    _become(request, [os.open(name, os.O_RDWR) for name in (os.devnull, *request["files"])])
+def _run(cli, request: dict) -> NoReturn:
+    become(request, [os.open(name, os.O_RDWR) for name in (os.devnull, *request["files"])])
+    run_snakemake(cli)
+
+
+def run_snakemake(cli) -> NoReturn:
+    """Run it as its program does, and end."""
+    from snakemake.workflow import Workflow
+
+    # it is noted when the module is imported
+    Workflow._rundir = os.getcwd()
+    leave(run_main(cli.main))
+
+
+def keep_shared() -> None:
+    """Spare processes that are forked from here a copy of what collecting garbage would look at."""
+    gc.collect()
+    gc.freeze()
+
+
+def leave(status: int) -> NoReturn:
+    """End as Python does, without taking apart what was imported, which takes longer than a run."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def run_main(main) -> int:
+    """Status with which a program ends."""
     try:
-        cli.main()
+        main()
     except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
     return 0
 
 
@@ -236,22 +280,23 @@ def _fork_scripts() -> None:
 
 def _serve_scripts(listener: socket.socket) -> int:
     """Fork for every script; whoever asks gets the process, and its status in the end."""
-    at_import, imported = [os.environ.get(name) for name in _AT_IMPORT], False
+    at_import, imported = [os.environ.get(name) for name in AT_IMPORT], False
     while True:
         asker, _ = listener.accept()
         _, streams, _, _ = socket.recv_fds(asker, 1, 2)
         with asker.makefile("rw", buffering=1) as line:
             request = json.loads(line.readline())
-            wanted = [request["env"].get(name) for name in _AT_IMPORT]
+            wanted = [request["env"].get(name) for name in AT_IMPORT]
             if not imported:
                 _import_all()
+                keep_shared()
                 imported = True
             if wanted == at_import and os.fork() == 0:
                 listener.close()
                 pid = os.fork()
                 if pid == 0:
-                    _become(request, [os.open(os.devnull, os.O_RDONLY), *streams])
-                    os._exit(_run_script(request["command"][0]))
+                    become(request, [os.open(os.devnull, os.O_RDONLY), *streams])
+                    run_script(request["command"][0])
                 line.write(f"{pid}\n")
                 # it is there, even if it has ended, until the asker has begun to measure it
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -278,24 +323,11 @@ def _import_all() -> None:
             importlib.import_module(module.name)
 
 
-def _run_script(path: str) -> int:
-    """Run a file as Python runs it; the status that Python ends with."""
-    status = 0
+def run_script(path: str) -> NoReturn:
+    """Run a file as Python runs it, and end."""
     # the folder of the script, as Python has it
     sys.path[0] = str(Path(path).parent)
-    try:
-        runpy.run_path(path, run_name="__main__")
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
+    leave(run_main(lambda: runpy.run_path(path, run_name="__main__")))
 
 
 if __name__ == "__main__":

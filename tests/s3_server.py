@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import threading
@@ -36,6 +37,8 @@ class Server:
     def __enter__(self) -> Server:
         from moto.moto_server import werkzeug_app
         from werkzeug.serving import make_server
+
+        _spare_moto()
 
         class Handler(werkzeug_app.MotoRequestHandler):
             def log(self, *_) -> None:
@@ -108,6 +111,22 @@ class Server:
         request = urllib.request.Request(f"{self.url}/moto-api/reset", data=b"")
         urllib.request.urlopen(request, timeout=30).close()
         self.asked.clear()
+
+
+@functools.cache
+def _spare_moto() -> None:
+    """Have moto remember what it finds anew for every request, and for every key of a list.
+
+    That is: which services it has, from a folder of its own, and what a text means as a time.
+    """
+    from moto import backends
+    from moto.core import serialize
+
+    services = tuple(backends.list_of_moto_modules())
+    backends.list_of_moto_modules = lambda: services
+    serialize.parse_to_aware_datetime = functools.lru_cache(10**4)(
+        serialize.parse_to_aware_datetime
+    )
 
 
 def refuses(status: int, code: str):

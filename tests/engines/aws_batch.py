@@ -5,7 +5,8 @@ job waits for a free machine, then its command runs
 
 - in namespaces of its own, where the folder of temporary files and the checkout are empty: what
   the submitting side has on its disk is not there, nor are its processes;
-- with the Python packages of the image and no others;
+- with the Python packages of the image and no others, which most jobs find imported already
+  (``image_python.py``);
 - in an empty working folder, with the environment of the Dockerfile, of the job definition and of
   Batch, nothing else;
 - with credentials of its own, fetched as in a container of ECS. Every request is answered only if
@@ -37,8 +38,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from image_python import ImagePython, largest_kib
 from s3_server import KEY_ID, REGION, Server, action_of, key_id_of
 from workspaces import ROOT
+
+from terareg.core.blas import pin_kernels
 
 ACCOUNT = "123456789012"
 QUEUE = f"arn:aws:batch:{REGION}:{ACCOUNT}:job-queue/terareg"
@@ -56,8 +60,17 @@ MEMORY = {
     16: range(32768, 122881, 8192),
 }
 
+#: rules whose jobs start Python as jobs in the cloud do
+STARTED = ("index_acquisition", "register", "make_report")
+
 ISOLATE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
            "--propagation", "private")  # fmt: skip
+
+# Of the packages here only those of the image are shown, by links to where all of them lie.
+SHOW_IMAGE = """\
+mount --bind "$PACKAGES" "$IMAGE/installed"
+mount --bind "$IMAGE/packages" "$PACKAGES"
+"""
 
 # Everything hidden becomes an empty folder; what is kept is put back where it was.
 ENTER = """
@@ -77,9 +90,9 @@ for i in "${!kept[@]}"; do
     mount --bind "/mnt/$i" "${kept[i]}"
 done
 umount --recursive --lazy /mnt
-mount --bind "$PACKAGES" "$HOME/../installed"
-mount --bind "$HOME/../image" "$PACKAGES"
-unset KEPT HIDDEN PACKAGES
+"""
+BEGIN = """\
+unset KEPT HIDDEN PACKAGES IMAGE
 cd "$HOME/../work"
 exec "$@"
 """
@@ -176,6 +189,12 @@ class Cloud(Server):
     # ------------------------------------------------------------ start and stop
     def __enter__(self) -> Cloud:
         self.folder = Path(tempfile.mkdtemp(prefix="terareg-aws-")).resolve()
+        self._image = self.folder / "image"
+        for name in ("installed", "packages"):
+            (self._image / name).mkdir(parents=True)
+        for name in image_packages():
+            (self._image / "packages" / name).symlink_to(self._image / "installed" / name)
+        self._python = self._imported()
         super().__enter__()
         return self
 
@@ -184,6 +203,8 @@ class Cloud(Server):
             self._end(job, "the tests are over")
         for job in self.jobs:
             job.over.wait(30)
+        if self._python:
+            self._python.close()
         super().__exit__()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -195,6 +216,11 @@ class Cloud(Server):
             "SNAKEMAKE_AWS_BATCH_JOB_QUEUE": QUEUE,
             "SNAKEMAKE_AWS_BATCH_JOB_ROLE": ROLE,
         }
+
+    @property
+    def forks(self) -> bool:
+        """Whether Python of jobs is forked, but for the rules of :data:`STARTED`."""
+        return self._python is not None
 
     def reclaim(self, rule: str, prefix: str) -> None:
         """Take its machine from the next job of a rule that writes an object below a prefix."""
@@ -314,6 +340,26 @@ class Cloud(Server):
             "Token": "token-of-the-job", "Expiration": "2099-01-01T00:00:00Z", "RoleArn": ROLE,
         }  # fmt: skip
 
+    def _imported(self) -> ImagePython | None:
+        """Python for jobs that need not start it; none where jobs have users of their own."""
+        if "--user" in _isolation():
+            return None
+        env = image_environment() | self._surroundings(self.folder)
+        pin_kernels(env)
+        command = [*ISOLATE[:2], *ISOLATE[-2:], "bash", "-c", f'set -e\n{SHOW_IMAGE}exec "$@"', "-"]
+        return ImagePython(["setpriv", "--pdeathsig", "KILL", *command], env)
+
+    def _surroundings(self, folder: Path) -> dict[str, str]:
+        """Environment of what runs in a folder, as of a container of the image."""
+        image = Path(sys.prefix).resolve()
+        return {
+            "PATH": f"{folder}/bin:{image}/bin:/usr/local/bin:/usr/bin:/bin",
+            "HOME": f"{folder}/home",
+            "LANG": "C.UTF-8",
+            "IMAGE": str(self._image),
+            "PACKAGES": str(Path(sysconfig.get_path("purelib")).resolve()),
+        }
+
     def _run(self, job: Job) -> None:
         """Life of a job on its thread."""
         try:
@@ -327,19 +373,15 @@ class Cloud(Server):
             job.over.set()
 
     def _contain(self, job: Job) -> None:
-        for name in ("work", "home", "bin", "installed", "image"):
+        for name in ("work", "home", "bin"):
             (job.folder / name).mkdir(parents=True)
-        for name in image_packages():
-            (job.folder / "image" / name).symlink_to(job.folder / "installed" / name)
         pip = job.folder / "bin/pip"
         pip.write_text(PIP)
         pip.chmod(0o755)
-        kept, hidden = _mounts(job.folder)
-        image = Path(sys.prefix).resolve()
-        surroundings = {
-            "PATH": f"{job.folder}/bin:{image}/bin:/usr/local/bin:/usr/bin:/bin",
-            "HOME": f"{job.folder}/home",
-            "LANG": "C.UTF-8",
+        if self._python and job.rule not in STARTED:
+            self._python.serve(job.folder / "bin")
+        kept, hidden = _mounts(job.folder, self._image)
+        surroundings = self._surroundings(job.folder) | {
             # where the names of AWS lead to, and what ECS gives
             "AWS_ENDPOINT_URL": self.url,
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{self.url}/credentials/{job.id}",
@@ -348,9 +390,9 @@ class Cloud(Server):
             "AWS_BATCH_JOB_ATTEMPT": "1",
             "KEPT": kept,
             "HIDDEN": hidden,
-            "PACKAGES": str(Path(sysconfig.get_path("purelib")).resolve()),
         }
-        command = [*_isolation(), "bash", "-c", ENTER, "enter", *job.container["command"]]
+        script = ENTER + SHOW_IMAGE + BEGIN
+        command = [*_isolation(), "bash", "-c", script, "enter", *job.container["command"]]
         with open(job.folder / "log.txt", "wb") as log, self._lock:
             if job.status != "RUNNABLE":
                 return
@@ -362,7 +404,7 @@ class Cloud(Server):
             job.status = "RUNNING"
         _, state, usage = os.wait4(job.process.pid, 0)
         job.process.returncode = os.waitstatus_to_exitcode(state)
-        job.largest_process_mb = usage.ru_maxrss / 1024
+        job.largest_process_mb = max(usage.ru_maxrss, largest_kib(job.folder)) / 1024
         shutil.rmtree(job.folder / "work", ignore_errors=True)
         with self._lock:
             if job.status == "RUNNING":
@@ -450,12 +492,12 @@ def _isolation() -> list[str]:
     return []
 
 
-def _mounts(folder: Path) -> tuple[str, str]:
+def _mounts(*folders: Path) -> tuple[str, str]:
     """Folders that a job must see although they lie in hidden ones, and the hidden ones."""
     hidden = {Path("/tmp"), Path(tempfile.gettempdir()).resolve(), ROOT}
     hidden = {h for h in hidden if not any(h != o and h.is_relative_to(o) for o in hidden)}
     image = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix)}
-    kept = [p for p in (folder, *sorted(image)) if any(p.is_relative_to(h) for h in hidden)]
+    kept = [p for p in (*folders, *sorted(image)) if any(p.is_relative_to(h) for h in hidden)]
     return "\n".join(map(str, kept)), "\n".join(map(str, sorted(hidden)))
 
 

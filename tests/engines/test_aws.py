@@ -19,6 +19,8 @@ from kills import finish_after_kills, shares
 from s3_server import REGION, keys, objects, put_folder
 from workspaces import ROOT, Workspace
 
+from terareg.core.blas import pin_kernels
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 BUCKET = "brains"
@@ -132,16 +134,14 @@ def printed(cloud, submitter, kills):
     return log.read_text()
 
 
-def test_the_emulation_hides_the_checkout_and_the_submitter(cloud, tmp_path):
-    """Without this, a job that reads the submitter's disk would pass all tests below."""
-    looks = f"ls -A . '{ROOT}/workflow' '{tmp_path}'; env; echo $$ > /tmp/mine"
-    looks += "; python -c 'import requests, moto'; exit 3"
+def done_in_a_job(cloud, command: str):
+    """The job, when it has ended, that ran a command of the shell; it is then forgotten."""
     batch = cloud.client("batch")
     batch.register_job_definition(
         jobDefinitionName="snakejob-def-look", type="container",
         timeout={"attemptDurationSeconds": 60},
         containerProperties={
-            "image": "terareg:test", "command": ["/bin/bash", "-c", looks],
+            "image": "terareg:test", "command": ["/bin/bash", "-c", command],
             "environment": [{"name": "GIVEN", "value": "1"}], "jobRoleArn": ROLE,
             "resourceRequirements": [
                 {"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "2048"}
@@ -152,7 +152,15 @@ def test_the_emulation_hides_the_checkout_and_the_submitter(cloud, tmp_path):
         jobName=f"snakejob-look-{uuid.uuid4()}", jobQueue=QUEUE, jobDefinition="snakejob-def-look:1"
     )
     (job,) = cloud.of_rule("look")
-    assert job.over.wait(60)
+    assert job.over.wait(120)
+    cloud.jobs.clear()
+    return job
+
+
+def test_the_emulation_hides_the_checkout_and_the_submitter(cloud, tmp_path):
+    """Without this, a job that reads the submitter's disk would pass all tests below."""
+    looks = f"ls -A . '{ROOT}/workflow' '{tmp_path}'; env; echo $$ > /tmp/mine"
+    job = done_in_a_job(cloud, looks + "; python -c 'import requests, moto'; exit 3")
     assert (job.status, job.exit_code) == ("FAILED", 3), job.log
     assert job.log.count("No such file or directory") == 2, job.log
     assert "No module named 'moto'" in job.log, "the tests need it, and no job has it"
@@ -160,7 +168,44 @@ def test_the_emulation_hides_the_checkout_and_the_submitter(cloud, tmp_path):
     assert "GIVEN" in names and "OMP_NUM_THREADS" in names
     assert not names & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "VIRTUAL_ENV"}
     assert not Path("/tmp/mine").exists()
-    cloud.jobs.clear()
+
+
+#: a rule whose script tells what it sees, and imports what the tests have and jobs do not
+LOOK = """\
+cat >Snakefile <<'END'
+rule:
+    script: "look.py"
+END
+cat >look.py <<'END'
+import os, sys
+print("shared:", "tensorstore" in sys.modules)
+print("there:", [path for path in {paths!r} if os.path.exists(path)])
+print("names:", *sorted(os.environ))
+print("beside:", sum(name.isdigit() for name in os.listdir("/proc")))
+open("/tmp/mine", "w").close()
+import {hidden}
+END
+export GIVEN {kernel}
+python -m snakemake --cores 1
+"""
+
+
+@pytest.mark.parametrize("hidden", ["terareg", "moto"])
+def test_python_that_is_forked_for_a_job_sees_what_the_job_sees(cloud, tmp_path, hidden):
+    paths = [f"{ROOT}/workflow", str(tmp_path), "look.py"]
+    kernel: dict[str, str] = {}
+    pin_kernels(kernel)
+    pinned = " ".join(f"{name}={value}" for name, value in kernel.items())
+    job = done_in_a_job(cloud, LOOK.format(paths=paths, hidden=hidden, kernel=pinned))
+    assert (job.status, job.exit_code) == ("FAILED", 1), job.log
+    assert f"shared: {cloud.forks}" in job.log and "there: ['look.py']" in job.log, job.log
+    assert f"No module named '{hidden}'" in job.log, job.log
+    names = set(re.search(r"^names: (.+)$", job.log, re.MULTILINE)[1].split())
+    assert "GIVEN" in names
+    assert not names & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "VIRTUAL_ENV"}
+    assert int(re.search(r"^beside: (\d+)$", job.log, re.MULTILINE)[1]) < 10
+    assert not Path("/tmp/mine").exists()
+    assert job.largest_process_mb > 50
 
 
 def artefacts_of(client, name: str) -> dict[str, str]:

@@ -78,3 +78,29 @@ def test_the_text_of_code_is_the_same_in_every_python():
         "kw_defaults=[], defaults=[]), body=[Return(value=Constant(value=None))], "
         "decorator_list=[])], type_ignores=[])"
     )
+
+
+#: what the library may come to use
+SYNTAX = r"""
+async def f(a, /, b: int = 1, *c, d=None, **e) -> None:
+    async with a as x, b: await x
+    return (yield), lambda: ..., [*c, {**e}], u"x", b"y", 1j, f"{a!r:>{b}}", a[1:, ::2]
+match f:
+    case [1, *rest] | {"k": C(v=1)}: pass
+    case _ if (n := 1): raise E from None
+try: pass
+except* E: global g
+"""
+
+
+@pytest.mark.slow
+def test_text_is_that_of_the_standard_library(root):
+    """Of all code there is: another one would run everything again, or hide a change."""
+    texts = [path.read_text() for path in (root / "workflow/scripts").rglob("*.py")]
+    assert len(texts) > 100
+    show = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    for text in (*texts, SYNTAX):
+        tree = ast.parse(text)
+        mine = code_fingerprint.dumped(tree)
+        # the tree has lost its docstrings by now
+        assert mine == ast.dump(tree, **show).replace(", type_params=[]", "")

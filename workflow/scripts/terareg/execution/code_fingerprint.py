@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,8 @@ def _fingerprint(script: Path) -> str:
     digest = hashlib.sha256()
     # by name, not by path, so that the fingerprint does not depend on where the folders lie
     for path in sorted(files_behind(script), key=_name):
-        digest.update(_name(path).encode() + b"\0" + _parsed(path)[0].encode() + b"\0")
+        digest.update(_name(path).encode() + b"\0")
+        digest.update(_parsed(path)[0])
     return digest.hexdigest()[:16]
 
 
@@ -42,46 +43,76 @@ def files_behind(script: str | Path) -> set[Path]:
     return seen
 
 
+@cache
 def _name(path: Path) -> str:
     return path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else path.name
 
 
 @cache
-def _parsed(path: Path) -> tuple[str, list[Path]]:
-    """Normalised source of a file and the library files that it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports: list[Path] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                imports += _files_of(alias.name)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            imports += _files_of(node.module)
-            for alias in node.names:
-                imports += _files_of(f"{node.module}.{alias.name}")
-        body = getattr(node, "body", None)
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-            and isinstance(body[0].value.value, str)
-        ):
-            node.body = body[1:] or [ast.Pass()]
-    return dumped(tree), imports
+def _parsed(path: Path) -> tuple[bytes, list[Path]]:
+    """Normalised source of a file, with a zero at its end, and the library files it imports."""
+    imports: list[ast.Import | ast.ImportFrom] = []
+    text = dumped(ast.parse(path.read_text(encoding="utf-8")), imports)
+    return text.encode() + b"\0", [file for node in imports for file in _imported(node)]
 
 
-def dumped(tree: ast.Module) -> str:
-    """Text of a syntax tree, the same in Python 3.11 to 3.13.
+def dumped(tree: ast.Module, imports: list[ast.Import | ast.ImportFrom] | None = None) -> str:
+    """Text of a syntax tree without its docstrings, the same in Python 3.11 to 3.13.
 
-    From 3.12 on definitions have type parameters, which the code here does not use, and from 3.13
-    on what is empty is left out unless it is asked for.
+    It is what ``ast.dump`` of Python 3.11 writes. From 3.12 on definitions have type parameters,
+    which the code here does not use, and from 3.13 on ``ast.dump`` leaves out what is empty.
+    The docstrings are taken from the tree.
+
+    Parameters
+    ----------
+    tree : ast.Module
+    imports : list, optional
+        Imports of the tree are added to it.
     """
-    if sys.version_info >= (3, 13):
-        text = ast.dump(tree, show_empty=True)
-    else:
-        text = ast.dump(tree)
-    return text.replace(", type_params=[]", "")
+    return _text(tree, [] if imports is None else imports).replace(", type_params=[]", "")
+
+
+def _text(node: Any, imports: list[ast.Import | ast.ImportFrom]) -> str:
+    """Text of a node, of a list of nodes, or of a value that a node holds.
+
+    Every start of the workflow writes that of the whole library: what there is most of comes first.
+    """
+    kind = type(node)
+    if kind is str:
+        return repr(node)
+    if kind is ast.Name:
+        return f"Name(id={node.id!r}, ctx={type(node.ctx).__name__}())"
+    if kind is list:
+        return f"[{', '.join([_text(item, imports) for item in node])}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+        imports.append(node)
+    if kind not in _FIELDS:
+        _FIELDS[kind] = [(name, getattr(kind, name, ...) is None) for name in kind._fields]
+    values = [
+        f"{name}={_text(value, imports)}"
+        for name, optional in _FIELDS[kind]
+        if (value := getattr(node, name)) is not None or not optional
+    ]
+    return f"{kind.__name__}({', '.join(values)})"
+
+
+#: names of a node's parts, and whether one that is None is left out
+_FIELDS: dict[type[ast.AST], list[tuple[str, bool]]] = {}
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> list[Path]:
+    """Library files that an import names."""
+    names: list[str] = []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif node.module and node.level == 0:
+        names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [file for name in names for file in _files_of(name)]
 
 
 def _files_of(module: str) -> list[Path]:
