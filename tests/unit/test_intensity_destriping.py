@@ -13,7 +13,7 @@ from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.tile_correction import Flatfield
 from terareg.core.errors import IntensityError
 from terareg.intensity import destriping as module
-from terareg.intensity.destriping import _shared_part, estimate_stripes
+from terareg.intensity.destriping import estimate_stripes, shared_part
 from terareg.intensity.lines import LineLayout, sum_lines
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
@@ -183,7 +183,7 @@ def test_what_all_overlaps_share_is_told_from_gains_of_tiles(grid, gains, within
         for _ in range(50):
             of_tile = {n: rng.normal(0, gains) for p in pairs for n in (p.first, p.second)}
             values = [true + of_tile[p.first] - of_tile[p.second] for p in pairs]
-            off.append(_shared_part(pairs, np.array(values) + rng.normal(0, 1e-3, len(values))))
+            off.append(shared_part(pairs, np.array(values) + rng.normal(0, 1e-3, len(values))))
     for true, found in errors.items():
         assert np.sqrt(np.mean((np.array(found) - true) ** 2)) < within, true
 

@@ -12,11 +12,11 @@ from terareg.stitching import channel_shift
 from terareg.stitching.channel_patches import find_places
 from terareg.stitching.channel_shift import (
     ChannelShift,
-    _differing,
     given_shift,
     load_shift,
     measure_channel_shift,
     save_shift,
+    tell_differing_tiles,
 )
 from terareg.stitching.trends import robust_fit
 
@@ -212,9 +212,9 @@ def test_tiles_whose_patches_scatter_are_not_said_to_have_moved():
     names = ChannelShift("ch1", "ch0", "measured")
     for _ in range(200):
         scattered = np.clip(0.3 * rng.standard_t(2, (sum(counts), 3)), -1.5, 1.5)
-        told += bool(_differing(*patches_of(counts, scattered), names))
+        told += bool(tell_differing_tiles(*patches_of(counts, scattered), names))
         scattered[11:20, 2] += 1.2  # T3
-        missed += "T3" not in str(_differing(*patches_of(counts, scattered), names))
+        missed += "T3" not in str(tell_differing_tiles(*patches_of(counts, scattered), names))
     assert told <= 4 and missed <= 4
 
 

@@ -311,13 +311,14 @@ def _common_ratio(layout: LineLayout, ratio: np.ndarray, variance: np.ndarray) -
     for side, found in seen.items():
         if found:
             pairs, values = zip(*found)
-            common[sides == side] = _shared_part(pairs, np.array(values))
+            common[sides == side] = shared_part(pairs, np.array(values))
     return common
 
 
-def _shared_part(pairs: Sequence[LinePair], values: np.ndarray) -> float:
+def shared_part(pairs: Sequence[LinePair], values: np.ndarray) -> float:
     """What the log ratios of overlaps have in common, beyond what gains of tiles may make of them.
 
+    ``values`` are the log ratios, one for each of ``pairs``, which lie on one side of the grid.
     ``value = c + g_first - g_second + e``, all normal around 0: c with the deviation that errors of
     a flat-field have, the gains g of tiles and the rest e with any, averaged by how well they
     explain the values. In a row of tiles the gains of inner ones cancel. So where tiles differ much

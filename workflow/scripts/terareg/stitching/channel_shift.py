@@ -491,7 +491,7 @@ def _fitted(nothing: ChannelShift, patches, vote: _Vote, shape, workers: int) ->
         return replace(result, state="not measured", reason=words, shift_vox=_ZERO,
                        gradient=(_ZERO,) * 3, bend_vox=0.0)  # fmt: skip
     residuals = own - shift - centres @ np.array(gradient).T
-    return replace(result, warnings=_differing(members, residuals, result))
+    return replace(result, warnings=tell_differing_tiles(members, residuals, result))
 
 
 def _own_shift(
@@ -541,9 +541,12 @@ def _bent(
     return trend, gradient, float((np.abs(gradient) @ half).max())
 
 
-def _differing(members, residuals: np.ndarray, names: ChannelShift) -> tuple[str, ...]:
+def tell_differing_tiles(
+    members: Sequence[ChannelPatch], residuals: np.ndarray, names: ChannelShift
+) -> tuple[str, ...]:
     """A warning if the shift differs between tiles by more than their patches scatter (t test).
 
+    ``residuals`` (patches, 3) are the shifts of the patches beside that of all, voxels (z, y, x).
     The scatter is that of the patches within tiles, not a robust one: wrong patches come in twos
     and threes where a tile shows little.
     """
