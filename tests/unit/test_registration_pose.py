@@ -17,6 +17,7 @@ from terareg.registration.pose import (
     better_explained,
     check_confirmed,
     initial_affine,
+    mirrored,
 )
 from terareg.registration.search import Search, presence, rotation_matrix
 from terareg.registration.transform import Transform
@@ -178,6 +179,35 @@ def test_wrong_orientation_is_named():
     assert "sample brain7 is declared ASR but fits the atlas much better as PI" in words
     _, right = initial_affine(atlas(), sample, PoseSettings(extent="whole"))
     assert not any(w.startswith("orientation") for w in right["warnings"])
+
+
+@pytest.mark.parametrize("code", ["PIR", "LSA"])
+def test_a_place_on_the_right_side_tells_a_sample_from_its_mirror_image(code):
+    sample, true = reoriented(atlas(), code)
+    axis = next(k for k, letter in enumerate(ATLAS_FRAME.orientation) if letter in "RL")
+    to_right = 1 if ATLAS_FRAME.orientation[axis] == "R" else -1
+
+    def judged(declared, away_um):
+        place = ATLAS_FRAME.centre_um
+        place[axis] += to_right * away_um
+        frame = Frame(sample.frame.shape, sample.frame.spacing_um, (0, 0, 0), declared)
+        _, info = initial_affine(
+            atlas(), Image(sample.data, frame, name="brain7"),
+            PoseSettings(search=False, extent="whole", check_orientation=False),
+            right_side_um=(true @ [*place, 1])[:3],
+        )  # fmt: skip
+        return info
+
+    confirmed = judged(code, 1000)
+    assert confirmed["left_right"].startswith("confirmed by input.right_side_um, 1000 um right")
+    check_confirmed(confirmed, "brain7", False)
+    mirror = judged(mirrored(code), 1000)
+    assert mirror["left_right"] == "contradicted, see the warnings"
+    with pytest.raises(RegistrationError, match=f"sample brain7: .* um left .* to {code}, or"):
+        check_confirmed(mirror, "brain7", True)
+    between = judged(code, 20)
+    assert "images cannot tell" in between["left_right"] and not between["mirrored_by_mark"]
+    assert any("give a place farther from the middle" in text for text in between["warnings"])
 
 
 @pytest.mark.slow

@@ -115,6 +115,7 @@ def results(tmp_path, picture):
     })  # fmt: skip
     write(folder, "registration/allen/pose.json", {
         "warnings": ["anisotropy: 25:1", "mirrored_affine: left and right"],
+        "left_right": "contradicted, see the warnings",
     })  # fmt: skip
     write(
         folder,
@@ -424,6 +425,8 @@ def test_warnings_of_pose_and_registration_are_shown_once(results):
         "allen: anisotropy: 25:1",
         "allen: mirrored_affine: left and right",
     ]
+    facts = str(next(t for t in stage["tables"] if t["title"] == "Registration to allen"))
+    assert "left and right" in facts and "contradicted, see the warnings" in facts
 
 
 def test_equal_results_give_equal_pages_in_any_folder(results, tmp_path):

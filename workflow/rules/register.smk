@@ -58,6 +58,7 @@ rule find_pose:
         store=setting("store"),
         source=of_sample(inputs.registration_source),
         pose=setting("registration.pose"),
+        right_side_um=setting("input.right_side_um"),
         threads=setting("registration.threads"),
         resolution_um=setting("registration.resolution_um"),
     script:

@@ -26,6 +26,7 @@ def main() -> None:
         Image(data, frame, name=f"sample {sample}"),
         settings,
         read_landmarks(snakemake.input.get("landmarks")),
+        snakemake.params.right_side_um,
     )
     write_affine(snakemake.output.affine, affine)
     write_json(snakemake.output.pose, info)

@@ -96,11 +96,12 @@ def index_file(run: Run, sample: str) -> str | Files:
 def indexed_settings(run: Run, sample: str) -> dict[str, Any]:
     """Section input, as far as it says what the tiles are.
 
-    That an orientation is confirmed concerns the registration alone: who follows its advice must
-    not have the tiles stitched once more.
+    What confirms an orientation concerns the registration alone: who follows its advice must not
+    have the tiles stitched once more.
     """
     source = run.samples[sample]["input"]
-    return {key: value for key, value in source.items() if key != "orientation_confirmed"}
+    of_registration = ("orientation_confirmed", "right_side_um")
+    return {key: value for key, value in source.items() if key not in of_registration}
 
 
 def checked_settings(run: Run, sample: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from terareg.core.errors import RegistrationError, few
-from terareg.core.frames import orientation_matrix
+from terareg.core.frames import Frame, orientation_matrix
 from terareg.registration.flow import cpu_threads
 from terareg.registration.images import Image, check_overlap, prepare, reduced
 from terareg.registration.landmarks import Landmarks, fit_similarity
@@ -29,6 +29,7 @@ _POOR = 0.8
 _MARKS_OF_A_SIDE = 4  # landmarks that can tell a brain from its mirror image
 # a start that the user rotated by more than this may be nearer to another orientation code
 _TURNED_DEG = 30.0
+_MIDDLE = 0.03  # of the atlas's width, from its middle plane, where the pose tells no side
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def initial_affine(
     sample: Image,
     settings: PoseSettings | None = None,
     landmarks: Landmarks | None = None,
+    right_side_um: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, dict]:
     """Find the affine to start from.
 
@@ -94,6 +96,9 @@ def initial_affine(
     landmarks : Landmarks, optional
         Three or more, not on one line, give a start by themselves; any number is used together
         with the images in the search.
+    right_side_um : three numbers, optional
+        A place (z, y, x) of the sample that is known to lie in the right half of the brain. It
+        moves nothing, but tells the sample from its mirror image.
 
     Returns
     -------
@@ -105,7 +110,8 @@ def initial_affine(
         sample),
         ``orientation`` (declared code of the sample), ``better_orientations`` (codes with which it
         fits much better, each next to its mirror image, best first; usually none),
-        ``left_right`` (evidence that left and right are not exchanged),
+        ``left_right`` (evidence that left and right are not exchanged), ``mirrored_by_mark``
+        (whether the place on the right side denies it),
         ``rotation_deg``, ``scale``, ``warnings`` (list of "name: sentence"); with landmarks
         ``landmark_um`` (distance of each from its partner in the sample, by name).
 
@@ -116,7 +122,12 @@ def initial_affine(
     """
     settings = settings or PoseSettings()
     with cpu_threads(settings.threads):
-        return _initial_affine(atlas, sample, settings, landmarks)
+        affine, info = _initial_affine(atlas, sample, settings, landmarks)
+    mark = {}
+    if right_side_um is not None and not info["better_orientations"]:
+        mark = _judge_side(atlas.frame, affine, right_side_um, info["orientation"])
+        info["warnings"] += mark.pop("warnings")
+    return affine, info | {"mirrored_by_mark": False} | mark
 
 
 def _initial_affine(
@@ -278,7 +289,7 @@ def _common(doubts: Sequence[Doubt]) -> Doubt:
 
 
 def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
-    """Raise if the orientation of a pose is in doubt, see :func:`initial_affine`.
+    """Raise if the orientation of a pose is in doubt or denied, see :func:`initial_affine`.
 
     Parameters
     ----------
@@ -292,8 +303,12 @@ def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
     Raises
     ------
     RegistrationError
-        Names the codes that fit better.
+        Names the codes that fit better, or the mirror image that a place on the right side asks
+        for, whatever is confirmed.
     """
+    if info.get("mirrored_by_mark"):
+        found = next(text for text in info["warnings"] if text.startswith("right_side: "))
+        raise RegistrationError(f"sample {name}: {found.removeprefix('right_side: ')}")
     codes = tuple(info.get("better_orientations", ()))
     if codes and not confirmed:
         raise RegistrationError(
@@ -364,6 +379,33 @@ def _left_right(marks: dict, warnings: list[str]) -> str:
     if len(marks.get("landmark_um", ())) >= _MARKS_OF_A_SIDE:
         return "confirmed by the landmarks"
     return "as declared by input.orientation; the images cannot tell"
+
+
+def _judge_side(
+    atlas: Frame, affine: np.ndarray, right_side_um: Sequence[float], declared: str
+) -> dict:
+    """On which side of the atlas the pose puts a place that is known to be on the right."""
+    axis = next(k for k, letter in enumerate(atlas.orientation) if letter in "RL")
+    sign = 1.0 if atlas.orientation[axis] == "R" else -1.0
+    place = np.linalg.solve(affine, [*map(float, right_side_um), 1.0])[:3]
+    away = sign * float(place[axis] - atlas.centre_um[axis])
+    words = f"{abs(away):.0f} um {'right' if away > 0 else 'left'} of the atlas's middle plane"
+    if abs(away) < _MIDDLE * atlas.extent_um[axis]:
+        return {
+            "warnings": [
+                f"right_side: input.right_side_um is only {words}, which the pose does not tell "
+                "from the other side; give a place farther from the middle"
+            ]
+        }
+    if away > 0:
+        told = f"confirmed by input.right_side_um, {words}"
+        return {"left_right": told, "warnings": []}
+    text = (
+        f"right_side: input.right_side_um is {words}, so the sample is a mirror image of what "
+        f"{declared} says; correct input.orientation to {mirrored(declared)}, or the place"
+    )
+    told = "contradicted, see the warnings"
+    return {"left_right": told, "mirrored_by_mark": True, "warnings": [text]}
 
 
 def _judge_landmarks(

@@ -390,8 +390,9 @@ def _bias(results: Results, stage: dict) -> None:
 def _registration(results: Results, stage: dict, measured: list) -> None:
     for path in results.glob("registration/*/summary.json"):
         atlas, data = path.parent.name, read_json(path)
-        pose = path.with_name("pose.json")
-        texts = read_json(pose).get("warnings", []) if pose.exists() else []
+        place = path.with_name("pose.json")
+        pose = read_json(place) if place.exists() else {}
+        texts = pose.get("warnings", [])
         # both may hold the same warnings about the images
         texts = dict.fromkeys([*texts, *data.get("warnings", ())])
         stage["warnings"] += [f"{atlas}: {text}" for text in texts]
@@ -402,6 +403,8 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
             continue
         measured += thresholds.of_registration(data, atlas)
         facts = worded(data, REGISTRATION)
+        if "left_right" in pose:
+            facts["left and right"] = pose["left_right"]
         voxels = [level.get("voxel_um") for level in data.get("levels") or ()]
         facts["voxel size of each level (µm)"] = ", ".join(f"{v:g}" for v in voxels if v)
         stage["tables"].append(facts_table(f"Registration to {atlas}", facts))
