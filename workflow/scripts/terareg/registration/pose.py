@@ -97,7 +97,7 @@ def initial_affine(
         Three or more, not on one line, give a start by themselves; any number is used together
         with the images in the search.
     right_side_um : three numbers, optional
-        A place (z, y, x) of the sample that is known to lie in the right half of the brain. It
+        A place (z, y, x) of the sample that is known to be in the right half of the brain. It
         moves nothing, but tells the sample from its mirror image.
 
     Returns
