@@ -226,6 +226,18 @@ def test_what_the_run_took_stands_beside_its_plan(results):
     assert "<strong>–</strong>" in page
 
 
+@pytest.mark.parametrize(
+    ("as_placed", "at_best", "kept"),
+    [(0.9, 0.4, 75), (0.3, 0.1, 50), (0.6, 0.9, 50), (None, 0.9, 50), (0.8, None, 75)],
+)
+def test_a_rejected_link_whose_seam_fits_is_not_missed(results, as_placed, at_best, kept):
+    fit = {"a": "LOC001", "b": "LOC002", "as_placed": as_placed, "at_best": at_best, "off": False}
+    used = fit | {"a": "LOC000", "b": "LOC001", "as_placed": 1.0, "at_best": 1.0}
+    write(results, "stitching/seams.json", {"seams": [fit, used], "warnings": []})
+    values = {v["key"]: v["value"] for v in gather(results)["verdicts"]}
+    assert values["stitching.kept_percent"] == kept
+
+
 def test_measures_are_taken_from_the_files(results):
     found = {(v["key"], v["subject"]): v for v in gather(results)["verdicts"]}
     values = {key: v["value"] for key, v in found.items()}

@@ -44,6 +44,7 @@ from terareg.views.words import (
 )
 
 _LEAST_TISSUE = 0.01  # of the blocks of a tile
+_SEAM_FITS = 0.5  # correlation of a seam as placed, from which it confirms the placement
 _MOST_ROWS = 20
 # smaller over larger half of an atlas: below the first it is one of one side, below the second
 # its halves are unequal
@@ -221,7 +222,8 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     residuals = sorted(math.hypot(*k["residual_vox"]) for k in links if k["state"] == "kept")
     loops = sorted(math.hypot(*loop["closure_vox"]) for loop in data["loops"] if loop["kept"])
     structured = [link for link in links if link["state"] != "empty"]
-    share = 100 * counts.get("kept", 0) / len(structured) if structured else None
+    known = counts.get("kept", 0) + len(_confirmed(results) & _unused(links))
+    share = 100 * known / len(structured) if structured else None
     # tiles without any structure are placed by their neighbours, which is no fault; one whose
     # tissue lies in its middle shows none to its neighbours
     visible = {name for link in structured for name in (link["a"], link["b"])}
@@ -273,6 +275,22 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         columns = ("tile", "neighbour", "displacement", "misfit (voxels)", "reason")
         title = "Neighbours whose measured displacement was not used"
         stage["tables"].append(rows_table(title, columns, refused))
+
+
+def _unused(links: list[Mapping]) -> set[tuple[str, str]]:
+    """Pairs with structure whose measured displacement was not used."""
+    return {(k["a"], k["b"]) for k in links if k["state"] not in ("kept", "empty")}
+
+
+def _confirmed(results: Results) -> set[tuple[str, str]]:
+    """Pairs in doubt whose seams, seen on the tiles, fit as placed and nowhere better."""
+    path = results / "stitching" / "seams.json"
+    fits = read_json(path)["seams"] if path.exists() else []
+    return {
+        (fit["a"], fit["b"])
+        for fit in fits
+        if (fit["as_placed"] or 0) >= max(fit["at_best"] or 0, _SEAM_FITS)
+    }
 
 
 def _seams_off(results: Results, links: list[Mapping], stage: dict) -> float | None:

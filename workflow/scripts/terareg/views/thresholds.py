@@ -67,7 +67,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": _EXPOSURE,
     },
     "stitching.kept_percent": {
-        "text": "Neighbours with tissue in their overlap whose measured displacement was used",
+        "text": "Neighbours with tissue in their overlap whose measured displacement was used, or "
+        "whose seam was then seen to fit",
         "unit": "%",
         "worse": "below",
         "warn": 95.0,
