@@ -21,8 +21,8 @@ VOLUMES = ("ome.zarr", "precomputed", "blocks")
 WITHOUT_PICTURES = ("fused_volumes", "corrected_volumes", "regions", "derived_volumes")
 PICTURES = (
     "views/", "report.html", "stitching/seams.json", "stitching/render/",
-    "stitching/TileConfiguration", "registration/phantom/verdicts.json",
-    "registration/phantom/quality.tsv",
+    "stitching/TileConfiguration", "registration/phantom/preview",
+    "registration/phantom/verdicts.json", "registration/phantom/quality.tsv",
 )  # fmt: skip
 
 #: artefacts that name the place of the raw data

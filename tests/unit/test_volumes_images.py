@@ -184,4 +184,4 @@ def test_what_cannot_be_opened_is_named(tmp_path, values):
     with pytest.raises(VolumeError, match=r"none\.nii does not exist"):
         open_image(tmp_path / "none.nii")
     with pytest.raises(StoreError, match="is not supported"):
-        open_image("gs://bucket/image", KNOWN)
+        open_image("ftp://bucket/image", KNOWN)
