@@ -24,6 +24,21 @@ _TOGETHER = 1_000_000  # triangles of surfaces that are simplified at once
 
 
 @dataclass
+class _Edges:
+    """Edges in order: vertices ``u < v``, the place of a vertex in place of both, and its cost."""
+
+    u: np.ndarray
+    v: np.ndarray
+    place: np.ndarray
+    cost: np.ndarray
+
+    @property
+    def key(self) -> np.ndarray:
+        """Both vertices as one number, in the order of the edges."""
+        return _key(self.u, self.v)
+
+
+@dataclass
 class _Mesh:
     """Vertices, their quadrics (10 numbers) and weights, faces, which vertices stay, and which of
     the first vertices each was."""
@@ -115,10 +130,11 @@ def _simplified(
         return vertices, faces, np.arange(len(vertices))
     centre = vertices.mean(axis=0)  # large coordinates would cost digits of the distances
     mesh = _with_quadrics(vertices - centre, faces, fixed)
+    edges = _costed(mesh, *_edges(mesh.faces)[:2])
     rejected = np.zeros(0, np.int64)
     for _ in range(_MOST_ROUNDS):
         before = len(mesh.vertices)
-        collapsed, rejected = _round(mesh, error, rejected)
+        collapsed, edges, rejected = _round(mesh, edges, error, rejected)
         if collapsed < max(1, _LEAST_SHARE * before):
             break
     return mesh.vertices + centre, mesh.faces, mesh.origin
@@ -139,49 +155,88 @@ def _with_quadrics(vertices: np.ndarray, faces: np.ndarray, fixed: np.ndarray | 
             quadrics[:, i] += np.bincount(faces[:, n], each[:, i], len(vertices))
         weights += np.bincount(faces[:, n], length / 2, len(vertices))
     stay = np.zeros(len(vertices), bool) if fixed is None else fixed.copy()
-    keys, counts = _edges(faces, len(vertices))
-    odd = keys[counts != 2]
-    stay[odd // len(vertices)] = stay[odd % len(vertices)] = True
+    u, v, counts = _edges(faces)
+    stay[u[counts != 2]] = stay[v[counts != 2]] = True
     return _Mesh(vertices, quadrics, weights, faces, stay, np.arange(len(vertices)))
 
 
-def _edges(faces: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Edges as first x count + second vertex, and how many triangles each has."""
-    pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    return np.unique(pairs.min(1) * count + pairs.max(1), return_counts=True)
+def _key(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return u << 32 | v
 
 
-def _round(mesh: _Mesh, error: float, rejected: np.ndarray) -> tuple[int, np.ndarray]:
-    """Collapse edges that are not beside one another; return their number and those not to try."""
-    count = len(mesh.vertices)
-    keys, _ = _edges(mesh.faces, count)
-    u, v = np.divmod(keys, count)
-    place, cost = _best_place(mesh, u, v)
+def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First and second vertex of every edge, sorted, and how many triangles each has."""
+    a, b, c = faces.T
+    pairs = ((a, b), (b, c), (c, a))
+    keys = [_key(np.minimum(one, two), np.maximum(one, two)) for one, two in pairs]
+    unique, counts = np.unique(np.concatenate(keys), return_counts=True)
+    return unique >> 32, unique & 0xFFFFFFFF, counts
+
+
+def _costed(mesh: _Mesh, u: np.ndarray, v: np.ndarray) -> _Edges:
+    return _Edges(u, v, *_best_place(mesh, u, v))
+
+
+def _round(
+    mesh: _Mesh, edges: _Edges, error: float, rejected: np.ndarray
+) -> tuple[int, _Edges, np.ndarray]:
+    """Collapse edges that are not beside one another.
+
+    Returns their number, the edges that are left, and the keys of those not to try.
+    """
+    count, u, v, cost = len(mesh.vertices), edges.u, edges.v, edges.cost
     possible = (cost <= error**2) & ~(mesh.fixed[u] & mesh.fixed[v])
-    if len(rejected):
-        possible &= ~np.isin(keys, rejected)
+    # as both are sorted, where a key would be put is where it is
+    possible[np.searchsorted(edges.key, rejected)] = False
     if not possible.any():
-        return 0, rejected
-    rank = np.full(len(keys), len(keys))
+        return 0, edges, rejected
+    rank = np.full(len(u), len(u))
     chosen = np.flatnonzero(possible)
     # digits that depend on place and unit decide nothing; equal ones in an order without direction
     about = np.rint(cost[chosen] * (_COST_STEPS / error**2))
-    shuffled = keys[chosen].astype(np.uint64) * _SHUFFLE
-    rank[chosen[np.lexsort((shuffled, about))]] = np.arange(len(chosen))
+    shuffled = (u[chosen] * count + v[chosen]).astype(np.uint64) * _SHUFFLE
+    rank[chosen[_sorted(about.astype(np.uint64), shuffled)]] = np.arange(len(chosen))
     picked = _apart(u, v, rank, count)
-    good = _keeps_shape(mesh, (u, v), place, picked)
-    refused = keys[picked[~good]]
+    good = _keeps_shape(mesh, (u, v), edges.place, picked)
+    refused = picked[~good]
     picked = picked[good]
     touched = np.zeros(count, bool)
     touched[u[picked]] = touched[v[picked]] = True
-    number = _collapse(mesh, u[picked], v[picked], place[picked])
-    rejected = np.concatenate([rejected, refused])
-    first, second = np.divmod(rejected, count)
+    rejected = np.union1d(rejected, _key(u[refused], v[refused]))
     # an edge at a vertex that has moved may be tried again
-    first, second = (n[~touched[first] & ~touched[second]] for n in (first, second))
-    first, second = number[first], number[second]
-    new = len(mesh.vertices)
-    return len(picked), np.minimum(first, second) * new + np.maximum(first, second)
+    rejected = rejected[~touched[rejected >> 32] & ~touched[rejected & 0xFFFFFFFF]]
+    number = _collapse(mesh, u[picked], v[picked], edges.place[picked])
+    new = np.zeros(len(mesh.vertices), bool)
+    new[number[u[picked]]] = True
+    rejected = _key(number[rejected >> 32], number[rejected & 0xFFFFFFFF])
+    return len(picked), _renewed(mesh, edges, touched, number, new), rejected
+
+
+def _sorted(first: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """Order by two keys, the first up to ``_COST_STEPS``."""
+    both = first << np.uint64(43) | then >> np.uint64(21)
+    order = np.argsort(both)
+    # several times as fast, and the same unless digits that were cut off decide
+    ranked = both[order]
+    return np.lexsort((then, first)) if (ranked[1:] == ranked[:-1]).any() else order
+
+
+def _renewed(
+    mesh: _Mesh, edges: _Edges, touched: np.ndarray, number: np.ndarray, new: np.ndarray
+) -> _Edges:
+    """Edges of a mesh after a round: what no collapse has touched costs what it did."""
+    kept = ~(touched[edges.u] | touched[edges.v])
+    u, v = number[edges.u[kept]], number[edges.v[kept]]
+    a, b, c = mesh.faces.T
+    beside = _edges(mesh.faces[new[a] | new[b] | new[c]])
+    at_new = new[beside[0]] | new[beside[1]]
+    more = _costed(mesh, beside[0][at_new], beside[1][at_new])
+    where = np.searchsorted(_key(u, v), more.key)
+    return _Edges(
+        np.insert(u, where, more.u), np.insert(v, where, more.v),
+        np.insert(edges.place[kept], where, more.place, axis=0),
+        np.insert(edges.cost[kept], where, more.cost),
+    )  # fmt: skip
 
 
 def _best_place(mesh: _Mesh, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -249,22 +304,25 @@ def _keeps_shape(
     """Whether the collapse of each picked edge keeps the topology and turns no triangle over."""
     u, v = (end[picked] for end in ends)
     count = len(mesh.vertices)
-    both = np.concatenate([ends[0], ends[1]]), np.concatenate([ends[1], ends[0]])
+    owner = np.full(count, -1)
+    owner[u] = owner[v] = np.arange(len(picked))
+    here = np.flatnonzero((owner[ends[0]] >= 0) | (owner[ends[1]] >= 0))
+    one, other = ends[0][here], ends[1][here]
+    both = np.concatenate([one, other]), np.concatenate([other, one])
     beside = sparse.csr_array((np.ones(len(both[0]), np.int32), both), shape=(count, count))
     # the two ends of an edge of a closed surface have two neighbours in common, or it is a neck;
     # these keep at least three neighbours, or two triangles would lie on each other
     common = beside[u].multiply(beside[v])
-    few = (np.diff(beside.indptr) <= 3).astype(np.int32)
+    neighbours = np.bincount(ends[0], minlength=count) + np.bincount(ends[1], minlength=count)
+    few = (neighbours <= 3).astype(np.int32)
     good = (np.asarray(common.sum(axis=1)).reshape(-1) == 2) & (common @ few == 0)
-    owner = np.full(count, -1)
-    owner[u] = owner[v] = np.arange(len(picked))
     moved = mesh.vertices.copy()
     moved[u] = moved[v] = place[picked]
     of_faces = owner[mesh.faces]
-    near = np.flatnonzero((of_faces >= 0).any(axis=1))
-    of_faces = of_faces[near]
-    gone = (of_faces >= 0).sum(axis=1) >= 2
-    near, edge = near[~gone], of_faces[~gone].max(axis=1)
+    # of the corners of a face that remains one at most belongs to a picked edge
+    a, b, c = (of_faces >= 0).T
+    near = np.flatnonzero((a ^ b ^ c) & ~(a & b & c))
+    edge = np.maximum(np.maximum(*of_faces[near, :2].T), of_faces[near, 2])
     old, new = (_normals(points, mesh.faces[near]) for points in (mesh.vertices, moved))
     along = np.einsum("ij,ij->i", old, new)
     turned = along <= _TURN * np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
