@@ -67,8 +67,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": _EXPOSURE,
     },
     "stitching.kept_percent": {
-        "text": "Neighbours with tissue in their overlap whose measured displacement was used, or "
-        "whose seam was then seen to fit",
+        "text": "Neighbours with tissue in their overlap whose seam was seen to fit, or whose "
+        "measured displacement was used",
         "unit": "%",
         "worse": "below",
         "warn": 95.0,
