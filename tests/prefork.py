@@ -242,9 +242,6 @@ def run_main(main) -> int:
 # ---------------------------------------------------------------- scripts
 def _fork_scripts() -> None:
     """Have the scripts of all runs forked from a process that has imported the library."""
-    from snakemake.benchmark import benchmarked
-    from snakemake.script import PythonScript
-
     listener = socket.socket(socket.AF_UNIX)
     # a name that is no file
     listener.bind(f"\0terareg-{os.getpid()}")
@@ -254,14 +251,27 @@ def _fork_scripts() -> None:
         os._exit(_serve_scripts(listener))
     address = listener.getsockname()
     listener.close()
+    fork_scripts_at(address)
+
+
+def fork_scripts_at(address: str | bytes) -> None:
+    """Have the scripts of Snakemake in this process forked by whoever listens at an address.
+
+    It is sent the standard streams and a request, tells the number of the process, and once
+    measuring has begun the status in the end. Where it tells nothing, the script is started.
+    """
+    from snakemake.benchmark import benchmarked
+    from snakemake.script import PythonScript
+
     start = PythonScript.execute_script
 
     def execute(script: PythonScript, fname: str, edit: bool = False) -> None:
         env = {**os.environ, "TMPDIR": str(script.resources.get("tmpdir", tempfile.gettempdir()))}
-        request = {"command": [str(fname)], "cwd": os.getcwd(), "env": env}
+        request = {"command": [str(fname)], "script": str(fname), "cwd": os.getcwd(), "env": env}
         with socket.socket(socket.AF_UNIX) as server:
             server.connect(address)
-            socket.send_fds(server, [b"f"], [1, 2])
+            with open(os.devnull) as nothing:
+                socket.send_fds(server, [b"f"], [nothing.fileno(), 1, 2])
             with server.makefile("rw", buffering=1) as line:
                 line.write(json.dumps(request) + "\n")
                 answer = line.readline()
@@ -283,7 +293,7 @@ def _serve_scripts(listener: socket.socket) -> int:
     at_import, imported = [os.environ.get(name) for name in AT_IMPORT], False
     while True:
         asker, _ = listener.accept()
-        _, streams, _, _ = socket.recv_fds(asker, 1, 2)
+        _, streams, _, _ = socket.recv_fds(asker, 1, 3)
         with asker.makefile("rw", buffering=1) as line:
             request = json.loads(line.readline())
             wanted = [request["env"].get(name) for name in AT_IMPORT]
@@ -295,8 +305,8 @@ def _serve_scripts(listener: socket.socket) -> int:
                 listener.close()
                 pid = os.fork()
                 if pid == 0:
-                    become(request, [os.open(os.devnull, os.O_RDONLY), *streams])
-                    run_script(request["command"][0])
+                    become(request, streams)
+                    run_script(request["script"])
                 line.write(f"{pid}\n")
                 # it is there, even if it has ended, until the asker has begun to measure it
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

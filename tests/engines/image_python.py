@@ -154,7 +154,7 @@ def _attend(asker: socket.socket, cli, address: str, at_import: list) -> None:
             sys.path[0] = os.getcwd()
             if script:
                 prefork.run_script(script)
-            _fork_scripts(address)
+            prefork.fork_scripts_at(f"\0{address}")
             prefork.run_snakemake(cli)
         os.close(write)
         with os.fdopen(read) as told:
@@ -178,36 +178,6 @@ def _enter(pid: int) -> None:
         for file in files:
             if libc.setns(file.fileno(), 0):
                 raise OSError(ctypes.get_errno(), f"cannot enter {file.name}")
-
-
-def _fork_scripts(address: str) -> None:
-    """Have the scripts of this run of Snakemake forked from the same process."""
-    from snakemake.benchmark import benchmarked
-    from snakemake.script import PythonScript
-
-    start = PythonScript.execute_script
-
-    def execute(script: PythonScript, fname: str, edit: bool = False) -> None:
-        env = {**os.environ, "TMPDIR": str(script.resources.get("tmpdir", tempfile.gettempdir()))}
-        request = {"command": [str(fname)], "script": str(fname), "cwd": os.getcwd(), "env": env}
-        with socket.socket(socket.AF_UNIX) as server:
-            server.connect(f"\0{address}")
-            with open(os.devnull) as nothing:
-                socket.send_fds(server, [b"f"], [nothing.fileno(), 1, 2])
-            with server.makefile("rw", buffering=1) as line:
-                line.write(json.dumps(request) + "\n")
-                answer = line.readline()
-                if not answer:
-                    return start(script, fname, edit)
-                record = script.bench_record
-                with benchmarked(int(answer), record) if record else contextlib.nullcontext():
-                    line.write("measured\n")
-                    status = int(line.readline() or 137)
-        if status:
-            raise subprocess.CalledProcessError(status, request["command"])
-        return None
-
-    PythonScript.execute_script = execute
 
 
 if __name__ == "__main__":

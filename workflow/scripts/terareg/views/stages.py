@@ -222,7 +222,9 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     residuals = sorted(math.hypot(*k["residual_vox"]) for k in links if k["state"] == "kept")
     loops = sorted(math.hypot(*loop["closure_vox"]) for loop in data["loops"] if loop["kept"])
     structured = [link for link in links if link["state"] != "empty"]
-    known = counts.get("kept", 0) + len(_confirmed(results) & _unused(links))
+    path = results / "stitching" / "seams.json"
+    seams = read_json(path) if path.exists() else None
+    known = counts.get("kept", 0) + len(_confirmed(seams) & _unused(links))
     share = 100 * known / len(structured) if structured else None
     # tiles without any structure are placed by their neighbours, which is no fault; one whose
     # tissue lies in its middle shows none to its neighbours
@@ -238,7 +240,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.bent_tiles", "", finite(data["summary"].get("tiles_bent"))),
         ("stitching.distorted_tiles", "", finite(data["summary"].get("tiles_distorted"))),
         ("stitching.seam_misfit_vox", "", finite(data["summary"].get("seam_misfit_vox"))),
-        ("stitching.seams_off_percent", "", _seams_off(results, links, stage)),
+        ("stitching.seams_off_percent", "", _seams_off(seams, links, stage)),
         ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
     ]
     stage["warnings"] += [str(w) for w in data["warnings"]]
@@ -282,26 +284,22 @@ def _unused(links: list[Mapping]) -> set[tuple[str, str]]:
     return {(k["a"], k["b"]) for k in links if k["state"] not in ("kept", "empty")}
 
 
-def _confirmed(results: Results) -> set[tuple[str, str]]:
+def _confirmed(seams: Mapping | None) -> set[tuple[str, str]]:
     """Pairs in doubt whose seams, seen on the tiles, fit as placed and nowhere better."""
-    path = results / "stitching" / "seams.json"
-    fits = read_json(path)["seams"] if path.exists() else []
     return {
         (fit["a"], fit["b"])
-        for fit in fits
+        for fit in (seams["seams"] if seams else ())
         if (fit["as_placed"] or 0) >= max(fit["at_best"] or 0, _SEAM_FITS)
     }
 
 
-def _seams_off(results: Results, links: list[Mapping], stage: dict) -> float | None:
+def _seams_off(seams: Mapping | None, links: list[Mapping], stage: dict) -> float | None:
     """Percent of the seams that do not fit as placed; a warning names them."""
-    path = results / "stitching" / "seams.json"
     known = sum(link.get("seam_share") is not None for link in links)
-    if not (known and path.exists()):
+    if seams is None or not known:
         return None
-    data = read_json(path)
-    stage["warnings"] += data["warnings"]
-    return 100 * sum(fit["off"] for fit in data["seams"]) / known
+    stage["warnings"] += seams["warnings"]
+    return 100 * sum(fit["off"] for fit in seams["seams"]) / known
 
 
 def _tiles_with_tissue(results: Results) -> set[str]:

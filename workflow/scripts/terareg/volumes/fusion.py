@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int]
 _BAND_VOXELS = 1 << 16  # of a plane, blended at once
-_TRIMMED = 0.75  # of a tile's columns, when no block needs them any more, are given back
+_TRIMMED = 0.75  # of the columns of a tile; if no block needs so many any more, they are freed
 _LEAST_SHARE = np.float32(1e-6)  # of a side, so that one of the tiles always has a weight
 
 
