@@ -123,20 +123,25 @@ def test_an_annotation_of_one_region_changes_nothing():
     assert np.abs(with_one.predicted - plain.predicted).mean() < 0.01
 
 
-@pytest.mark.slow
-def test_regions_help_where_contrast_follows_them():
+def cells(points):
+    """Block of 1.4 mm in which atlas points lie."""
+    return np.ravel_multi_index(np.floor(points / 1400).astype(int) % 8, (8, 8, 8))
+
+
+def seen_by_cell(truth):
     """Blocks are bright or dark in the sample; the template does not say which."""
-    truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=450.0)
-
-    def cells(points):
-        return np.ravel_multi_index(np.floor(points / 1400).astype(int) % 8, (8, 8, 8))
-
     factors = np.random.default_rng(0).permutation(np.linspace(0.4, 1.2, 512))
 
     def by_cell(value, label, points):
         return value * factors[cells(truth.to_atlas(points))]
 
-    sample = truth.sample(contrast=by_cell)
+    return truth.sample(contrast=by_cell)
+
+
+@pytest.mark.slow
+def test_regions_help_where_contrast_follows_them():
+    truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=450.0)
+    sample = seen_by_cell(truth)
     hints = Hints(regions=Regions(1 + cells(grid(ATLAS_FRAME)), {}))
     # with fewer iterations neither has converged
     settings = replace(SETTINGS, iterations=60)
@@ -150,6 +155,18 @@ def test_regions_help_where_contrast_follows_them():
     levels = {name: [level["voxel_um"] for level in result.summary["levels"]]
               for name, result in found.items()}  # fmt: skip
     assert levels["auto"] == 3 * levels["none"], "all levels are repeated with better grey values"
+
+
+@pytest.mark.slow
+def test_a_channel_that_shows_no_regions_does_not_take_them_from_another():
+    truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=450.0)
+    sample = seen_by_cell(truth)
+    noise = np.random.default_rng(1).normal(200, 60, sample.data.shape)
+    dim = replace(sample, data=(noise + 0.06 * sample.data).astype(np.float32), name="dim")
+    hints = Hints(regions=Regions(1 + cells(grid(ATLAS_FRAME)), {}))
+    settings = replace(SETTINGS, iterations=20)
+    found = register(atlas(), [sample, dim], settings, np.eye(4), hints=hints)
+    assert found.terms == ["1", "T1(I1)", "T1(I2)", "T1(I3)", "fraction"]
 
 
 def test_the_verdict_names_regions_that_are_not_explained():

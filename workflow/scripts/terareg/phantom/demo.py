@@ -35,6 +35,8 @@ class DemoSettings:
         Settings of the parts; their seeds should be equal.
     clean_stride : int
         Every n-th plane of the clean fused volume is kept as truth.
+    registered : tuple of str
+        Channels that are registered; the first one finds the pose.
     """
 
     brain: BrainSettings
@@ -42,6 +44,7 @@ class DemoSettings:
     colm: ColmSettings
     truth: TruthSettings
     clean_stride: int = 8
+    registered: tuple[str, ...] = CHANNELS
 
 
 def demo_settings(
@@ -68,6 +71,7 @@ def demo_settings(
         ),
         truth=replace(full.truth, label_stride=(1, 4, 4), volume_stride=(1, 2, 2)),
         clean_stride=4,
+        registered=CHANNELS[:1],
     )
 
 
@@ -117,6 +121,8 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
             "orientation": ATLAS_ORIENTATION,
         }
     }
+    # both show anatomy, each with a texture of its own
+    config["registration"] = {"channel": list(settings.registered)}
     if settings.sample.counted_cells:
         size = settings.sample.counted_cell_um
         config["cells"] = {"counted": {"channel": CHANNELS[1], "diameter_um": size}}

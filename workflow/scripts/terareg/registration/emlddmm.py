@@ -140,19 +140,23 @@ def _affine_stage(plan: Plan, state: State) -> State:
 def _choose_contrast(plan: Plan, state: State) -> State:
     """After the first pass: choose the stiffest contrast transform better than the template alone.
 
-    Better means a smaller error on voxels that it was not fitted to. If one with regions is chosen,
-    all levels are repeated from the affine, so that a wrong match of the first pass does not
-    persist; if regions do not help, only the last level remains to be done.
+    Better means a smaller error on voxels that it was not fitted to, in any channel: one that shows
+    nothing of the regions must not take them from the others. If one with regions is chosen, all
+    levels are repeated from the affine, so that a wrong match of the first pass does not persist;
+    if regions do not help, only the last level remains to be done.
     """
     problem, x = _at_finest(plan, state)
     levels = problem.estimate_levels(x)
     problem.set_levels(levels)
-    errors = [problem.generalised_error(x, one) for one in plan.contrasts()]
-    better = (number for number, error in enumerate(errors) if error < errors[0])
+    errors = [problem.generalised_errors(x, one) for one in plan.contrasts()]
+    better = (
+        number for number, found in enumerate(errors)
+        if any(error < alone for error, alone in zip(found, errors[0]))
+    )  # fmt: skip
     best = next(better, 0)
     logger.info(
         "contrast %d of %d: log squared errors on unseen voxels %s",
-        best, len(errors), ", ".join(f"{error:.3f}" for error in errors),
+        best, len(errors), "; ".join(_text(found) for found in errors),
     )  # fmt: skip
     state.facts[-1]["contrast_errors"] = errors
     if best == 0:
@@ -302,8 +306,8 @@ def volume_ratios(flow: Flow, velocity: torch.Tensor) -> np.ndarray:
     return volumes
 
 
-def _text(sigmas: Sequence[float]) -> str:
-    return ", ".join(f"{sigma:.3f}" for sigma in sigmas)
+def _text(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 def _check(value: float, where: str) -> None:

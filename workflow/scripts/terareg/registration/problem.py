@@ -264,12 +264,12 @@ class Problem:
         self.held = held.grid.sample(self._tensor(held.posteriors), points)
 
     @torch.no_grad()
-    def generalised_error(self, x: torch.Tensor, contrast: Contrast) -> float:
-        """Log squared error of a contrast transform on voxels that it was not fitted to.
+    def generalised_errors(self, x: torch.Tensor, contrast: Contrast) -> list[float]:
+        """Log squared errors of a contrast transform on voxels that it was not fitted to.
 
         Generalised cross-validation (Craven & Wahba, Numer. Math. 31, 377, 1979). The number of
-        voxels in a window is reduced by the correlation length of the residuals. Mean over
-        channels, where tissue matches.
+        voxels in a window is reduced by the correlation length of the residuals. One for each
+        channel, where tissue matches.
         """
         local = self.local_contrast(contrast)
         pulled = self.atlas_grid.sample(self.atlas, self.pulled_points(x))
@@ -278,11 +278,12 @@ class Problem:
         rest = local.apply(coefficients, images, fraction) - self.target
         mass = self.match * (self.target > 0.1)
         square = (mass * rest.square()).sum((1, 2, 3)) / mass.sum((1, 2, 3)).clamp_min(1e-6)
-        alike = self._length_alike(rest) ** 3 / math.prod(self.sample_grid.spacing)
-        share = (2 + sum(contrast.orders)) * max(alike, 1.0) / local.voxels
-        if share >= 1:
-            return math.inf
-        return float(square.clamp_min(1e-12).log().mean()) - 2 * math.log(1 - share)
+        errors = []
+        for logarithm, length in zip(square.clamp_min(1e-12).log(), self._lengths_alike(rest)):
+            alike = length**3 / math.prod(self.sample_grid.spacing)
+            share = (2 + sum(contrast.orders)) * max(alike, 1.0) / local.voxels
+            errors.append(float(logarithm) - 2 * math.log(1 - share) if share < 1 else math.inf)
+        return errors
 
     def local_contrast(self, contrast: Contrast) -> LocalContrast:
         """Contrast transform on the sample's grid."""
@@ -460,17 +461,20 @@ class Problem:
     @torch.no_grad()
     def residual_length(self, x: torch.Tensor) -> float:
         """Correlation length of the residuals at x, internal units."""
-        return self._length_alike(self.predict(x)[0] - self.target)
+        lengths = self._lengths_alike(self.predict(x)[0] - self.target)
+        # fsum: from Python 3.12 on sum() of floats rounds otherwise
+        return math.exp(math.fsum(map(math.log, lengths)) / len(lengths))
 
-    def _length_alike(self, residual: torch.Tensor) -> float:
-        """Correlation length: the integral scale (1 + r) / (1 - r) of an autoregressive process.
+    def _lengths_alike(self, residual: torch.Tensor) -> list[float]:
+        """Correlation lengths: the integral scale (1 + r) / (1 - r) of an autoregressive process.
 
-        r is the correlation of neighbouring voxels. Geometric mean over axes and channels, where
-        tissue matches; one voxel for white noise.
+        r is the correlation of neighbouring voxels. Geometric mean over axes where tissue matches,
+        one for each channel; one voxel for white noise.
         """
-        logs = []
+        lengths = []
         for rest, target in zip(residual, self.target):
             mass = self.match * (target > 0.1)
+            logs = []
             for axis, spacing in enumerate(self.sample_grid.spacing):
                 n = rest.shape[axis] - 1
                 (a, b), (u, v) = (
@@ -481,8 +485,8 @@ class Problem:
                 r = float((both * a * b).sum(dtype=torch.float64) / square.clamp_min(1e-12))
                 r = min(max(r, 0.0), 0.95)
                 logs.append(math.log(spacing * (1 + r) / (1 - r)))
-        # fsum: from Python 3.12 on sum() of floats rounds otherwise
-        return math.exp(math.fsum(logs) / len(logs))
+            lengths.append(math.exp(math.fsum(logs) / len(logs)))
+        return lengths
 
     # ------------------------------------------------------------------ expectation-maximisation
     @torch.no_grad()
