@@ -429,6 +429,9 @@ def test_unused_links_are_listed_with_their_reason(results):
         ["LOC000", "LOC002", "poorly measured, not used", "0", "windows disagree (1 of 6 agree)"],
     ]
     assert stage["warnings"] == ["one tile by the model"]
+    write(results, "stitching/steps.json", {"warnings": ["the EAST step is 90"]})
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "stitching")
+    assert stage["warnings"] == ["the EAST step is 90", "one tile by the model"]
 
 
 def test_warnings_of_pose_and_registration_are_shown_once(results):

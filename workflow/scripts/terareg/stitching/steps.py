@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ABSURD = 1e-3  # probability of agreeing by chance below which the layout is held to be wrong
+# the same, below which it is told where peaks are that much clearer than on the layout's side: two
+# pairs alone cannot be surer; peaks of nothing are alike, about 4 standard deviations
+_DOUBTFUL, _CLEARER = 0.1, 1.5
 
 
 class Neighbour(Enum):
@@ -85,6 +88,20 @@ class _Overview:
     image: np.ndarray
     levels: Intensities
     bytes: int
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """What pairs agree on: displacement, pairs that do and that vote, probability by chance.
+
+    ``clear`` is the mean clarity of the peaks of those that agree.
+    """
+
+    step: np.ndarray | None = None
+    members: int = 0
+    votes: int = 0
+    chance: float = 1.0
+    clear: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -156,15 +173,25 @@ def estimate_steps(
             ]
 
         own = Neighbour.RIGHT if direction == "EAST" else Neighbour.BELOW
-        step, agree[direction], of[direction] = _agreement(
-            votes_for(own), pairs_per_direction, bins, search, 1 - settings.min_reliability
-        )
+
+        def agreement(side, limit, votes_for=votes_for):
+            return _agreement(votes_for(side), pairs_per_direction, bins, search, limit)
+
+        agreed = agreement(own, 1 - settings.min_reliability)
+        step, agree[direction], of[direction] = agreed.step, agreed.members, agreed.votes
         found[direction], used[direction] = None, False
         if step is None:
-            for side in (side for side in Neighbour if side is not own and of[direction] > 1):
-                other, *_ = _agreement(votes_for(side), pairs_per_direction, bins, search, _ABSURD)
-                if other is not None:
-                    raise StitchingError(_contradiction(direction, side, other))
+            others = (side for side in Neighbour if side is not own and agreed.votes > 1)
+            elsewhere = {side: agreement(side, _DOUBTFUL) for side in others}
+            for side, other in elsewhere.items():
+                if other.step is not None and other.chance <= _ABSURD:
+                    raise StitchingError(_contradiction(direction, side, other.step))
+            for side, other in elsewhere.items():
+                if other.step is not None and other.clear > _CLEARER * agreed.clear:
+                    warnings.append(
+                        f"only {other.members} pairs tell, but it seems that "
+                        + _contradiction(direction, side, other.step)
+                    )
             logger.info(
                 "%s step: %d of %d pairs agree; the nominal step is used",
                 direction, agree[direction], of[direction],
@@ -185,21 +212,23 @@ def estimate_steps(
     return Steps(found, used, agree, of, tuple(warnings), read)
 
 
-def _agreement(votes, number, bins, search, chance_limit):
-    """(step or None, pairs that agree, pairs that vote)."""
+def _agreement(votes, number, bins, search, chance_limit) -> _Agreement:
+    """What the pairs agree on; no step if they would agree by chance more often than the limit."""
     # the pairs with the clearest peaks vote; empty tiles have no clear peak
     votes = sorted(votes, key=lambda v: -v.clear)[:number]
     if not votes:
-        return None, 0, 0
+        return _Agreement()
     shifts, lags = np.array([v.displ for v in votes]), votes[0].lags
     bins = np.array([1, bins, bins])
     # the stage jitters; it is enough that every true displacement is within the search range
     tolerance = np.maximum(2 * bins, 0.75 * search)
-    members = largest_cluster(shifts, np.array([v.clear for v in votes]), tolerance)
+    clear = np.array([v.clear for v in votes])
+    members = largest_cluster(shifts, clear, tolerance)
     share = np.prod(np.minimum(2 * tolerance / bins + 1, lags) / lags)
-    chance = math.comb(len(votes), len(members)) * share ** (len(members) - 1)
+    chance = float(math.comb(len(votes), len(members)) * share ** (len(members) - 1))
     agreed = len(members) > 1 and chance <= chance_limit
-    return np.median(shifts[members], axis=0) if agreed else None, len(members), len(votes)
+    step = np.median(shifts[members], axis=0) if agreed else None
+    return _Agreement(step, len(members), len(votes), chance, float(clear[members].mean()))
 
 
 def _vote(

@@ -243,7 +243,9 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.seams_off_percent", "", _seams_off(seams, links, stage)),
         ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
     ]
-    stage["warnings"] += [str(w) for w in data["warnings"]]
+    path = results / "stitching" / "steps.json"
+    steps = read_json(path) if path.exists() else {"warnings": []}
+    stage["warnings"] += [str(w) for w in [*steps["warnings"], *data["warnings"]]]
     facts: dict[str, Any] = {
         f"pairs of neighbours: {PLACEMENT.get(state, state)}": count
         for state, count in counts.items()
