@@ -260,12 +260,21 @@ def _vote(
 
 def _contradiction(direction: str, side: Neighbour, step: np.ndarray) -> str:
     line, expected = ("column", "right") if direction == "EAST" else ("row", "below")
+    if side is (Neighbour.LEFT if direction == "EAST" else Neighbour.ABOVE):
+        cause = (
+            "a stage axis runs opposite to its image axis; list the tiles in a table (input.kind: "
+            "table) whose rows and columns follow the images, or, in such a table, correct "
+            "input.grid.start and order or the signs of the positions"
+        )
+    else:
+        cause = (
+            "the two axes of the stage are exchanged; write the other input.first_level (V or H) "
+            "for TeraStitcher's folders, or exchange rows and columns, or y and x, in a table "
+            "(input.kind: table)"
+        )
     return (
         f"the next {line} of the layout should be {expected} in the images but is "
-        f"{side.name.lower()} (step {step[1]:.0f}, {step[2]:.0f} px in y, x): a stage axis runs "
-        "opposite to its image axis, or the two axes are swapped; list the tiles in a table "
-        "(input.kind: table) whose rows and columns follow the images, or, in such a table, "
-        "correct input.grid.start and order or the signs of the positions"
+        f"{side.name.lower()} (step {step[1]:.0f}, {step[2]:.0f} px in y, x): {cause}"
     )
 
 
