@@ -1,5 +1,6 @@
 """Steps between tiles, measured where the metadata may be wrong."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -82,9 +83,11 @@ def test_two_pairs_that_contradict_their_layout_are_told(name, text):
     tiles, acquisition = laid_out(name, 2)
     steps = estimate_steps(Memory(tiles), acquisition, SMALL)
     assert not any(steps.used.values())
+    assert Steps.from_json(json.loads(json.dumps(steps.to_json()))) == steps
     if text is None:
-        assert steps.warnings == ()
+        assert steps.warnings == steps.contradicted == ()
     else:
+        assert steps.contradicted[0] == ("SOUTH" if name == "upside down" else "EAST")
         assert text in steps.warnings[0] and steps.warnings[0].startswith("only 2 pairs tell")
 
 

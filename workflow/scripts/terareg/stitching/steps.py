@@ -54,6 +54,8 @@ class Steps:
     agree, of : dict of str to int
         Pairs that agree and pairs tried, per direction.
     warnings : tuple of str
+    contradicted : tuple of str
+        Directions in which neighbours seem to lie on another side of each other than in the layout.
     bytes : int
         Bytes of pixels requested from the source.
     """
@@ -63,6 +65,7 @@ class Steps:
     agree: dict[str, int]
     of: dict[str, int]
     warnings: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
     bytes: int = 0
 
     def apply(self, settings: DisplacementSettings) -> DisplacementSettings:
@@ -78,7 +81,8 @@ class Steps:
     def from_json(cls, data: dict) -> Steps:
         """Inverse of :meth:`to_json`."""
         measured = {k: as_tuples(v) for k, v in data["measured_vox"].items()}
-        return cls(**{**data, "measured_vox": measured, "warnings": tuple(data["warnings"])})
+        lists = {key: tuple(data[key]) for key in ("warnings", "contradicted")}
+        return cls(**{**data, "measured_vox": measured, **lists})
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def estimate_steps(
     )
     search = np.array(settings.search_um) / np.array(acquisition.spacing_um)
     found: dict[str, tuple[float, float, float] | None] = {}
-    used, agree, of, warnings = {}, {}, {}, []
+    used, agree, of, warnings, contradicted = {}, {}, {}, [], {}
     for direction, pairs in tried.items():
 
         def votes_for(side, pairs=pairs):
@@ -188,6 +192,7 @@ def estimate_steps(
                     raise StitchingError(_contradiction(direction, side, other.step))
             for side, other in elsewhere.items():
                 if other.step is not None and other.clear > _CLEARER * agreed.clear:
+                    contradicted[direction] = side
                     warnings.append(
                         f"only {other.members} pairs tell, but it seems that "
                         + _contradiction(direction, side, other.step)
@@ -209,7 +214,7 @@ def estimate_steps(
     for text in warnings:
         logger.warning("%s", text)
     read = sum(view.bytes for view in views.values())
-    return Steps(found, used, agree, of, tuple(warnings), read)
+    return Steps(found, used, agree, of, tuple(warnings), tuple(contradicted), read)
 
 
 def _agreement(votes, number, bins, search, chance_limit) -> _Agreement:
