@@ -128,8 +128,8 @@ def estimate_steps(
 
     Whole planes, strongly binned, of a few pairs spread over the grid are correlated over all steps
     at which 4 to 60 % of the tile overlap, and up to 12 % sideways. The pairs vote as windows do in
-    :func:`measure_pair`. If they do not agree, the other sides of the tile are tried: agreement there
-    is an error if it is no chance, and a warning if it may be but the peaks are clearer.
+    :func:`measure_pair`. If they do not agree, the other sides of the tile are tried: agreement
+    there is an error if it is no chance, and a warning if it may be but the peaks are clearer.
 
     Returns
     -------
