@@ -16,11 +16,9 @@ import h5py
 import microscope_folders as folders
 import numpy as np
 import tensorstore as ts
-from microscope_folders import CELLS, CHANNELS, HEIGHT, PLANES, SPACING_UM, WIDTH, stack
+from microscope_folders import CHANNELS, RANDOM, SPACING_UM, Tiles
 
 NAMES = ("AF488", "Cy5")
-#: what is known of tiles in these files: voxels that overlap by a fifth
-SIZE = (PLANES, HEIGHT, WIDTH)
 
 
 # ---------------------------------------------------------------------- Imaris
@@ -67,12 +65,14 @@ def write_imaris(
                 group.create_dataset("Data", data=data, chunks=chunk, compression="gzip")
 
 
-def imaris_tiles(root: Path) -> None:
+def imaris_tiles(root: Path, tiles: Tiles = RANDOM) -> None:
     """A file for each tile, with two channels."""
-    for number, cell in enumerate(CELLS):
-        y, x = folders.place_um(cell)
-        own = [stack(cell, c) for c in range(CHANNELS)]
-        write_imaris(root / f"scan_{number}.ims", own, place_um=(7.0, y, x))
+    for number, cell in enumerate(tiles.cells):
+        y, x = tiles.place_um(cell)
+        own = [tiles.stack(cell, c) for c in range(CHANNELS)]
+        write_imaris(
+            root / f"scan_{number}.ims", own, place_um=(7.0, y, x), spacing_um=tiles.spacing_um
+        )
 
 
 # ---------------------------------------------------------------------- BigStitcher
@@ -91,6 +91,7 @@ def _moved(x: float, y: float, z: float) -> np.ndarray:
 
 def big_stitcher(
     root: Path,
+    tiles: Tiles = RANDOM,
     form: str = "hdf5",
     *,
     linear: np.ndarray | None = None,
@@ -114,19 +115,19 @@ def big_stitcher(
         Whether voxels are made cubes, as BigStitcher does.
     """
     root.mkdir(parents=True, exist_ok=True)
-    spacing = np.array(SPACING_UM[::-1])
+    spacing = np.array(tiles.spacing_um[::-1])
     cubes = np.diag([*(spacing / spacing.min() if calibrated else np.ones(3)), 1.0])
     setups, registrations, pixels = [], [], {}
-    for number, (channel, cell) in enumerate((c, t) for c in range(CHANNELS) for t in CELLS):
-        size = " ".join(map(str, SIZE[::-1]))
+    for number, (channel, cell) in enumerate((c, t) for c in range(CHANNELS) for t in tiles.cells):
+        size = " ".join(map(str, tiles.shape[::-1]))
         voxel = " ".join(map(str, spacing))
         setups.append(
             f"<ViewSetup><id>{number}</id><name>{number}</name><size>{size}</size>"
             f"<voxelSize><unit>{unit}</unit><size>{voxel}</size></voxelSize><attributes>"
             f"<illumination>0</illumination><channel>{channel}</channel>"
-            f"<tile>{CELLS.index(cell)}</tile><angle>0</angle></attributes></ViewSetup>"
+            f"<tile>{list(tiles.cells).index(cell)}</tile><angle>0</angle></attributes></ViewSetup>"
         )
-        x, y = 0.8 * WIDTH * cell[1], 0.8 * HEIGHT * cell[0]
+        y, x = tiles.step_px(cell)
         place = cubes @ np.array([x, y, 0, 1])
         chain = [("Grid", _moved(*place[:3])), ("calibration", cubes)]
         if linear is not None:
@@ -138,7 +139,7 @@ def big_stitcher(
             + "".join(_affine(values, name) for name, values in chain)
             + "</ViewRegistration>"
         )
-        pixels[number] = stack(cell, channel)
+        pixels[number] = tiles.stack(cell, channel)
     gone = "".join(f'<MissingView timepoint="0" setup="{n}"/>' for n in missing)
     names = "".join(
         f"<Channel><id>{k}</id><name>{name}</name></Channel>" for k, name in enumerate(NAMES)
@@ -273,27 +274,30 @@ def zeiss_xml(spacing=SPACING_UM) -> str:
     )
 
 
-def zeiss(root: Path) -> None:
+def zeiss(root: Path, tiles: Tiles = RANDOM) -> None:
     """All tiles as a mosaic in one file, with a reduced copy of the whole."""
     blocks: dict = {}
-    for number, cell in enumerate(CELLS):
-        place = round(0.8 * HEIGHT * cell[0]) - 40, round(0.8 * WIDTH * cell[1]) + 5
+    for number, cell in enumerate(tiles.cells):
+        y, x = map(round, tiles.step_px(cell))
+        place = y - 40, x + 5
         for channel in range(CHANNELS):
-            for z, plane in enumerate(stack(cell, channel)):
+            for z, plane in enumerate(tiles.stack(cell, channel)):
                 key = (("C", channel), ("Z", z), ("S", 0), ("M", number))
                 blocks[key] = plane, place, 1
-    small = np.zeros((HEIGHT, WIDTH), np.uint16)
+    small = np.zeros(tiles.shape[1:], np.uint16)
     for channel in range(CHANNELS):
-        for z in range(PLANES):
+        for z in range(tiles.shape[0]):
             blocks[("C", channel), ("Z", z), ("S", 0)] = small, (-40, 5), 2
-    write_czi(root / "brain.czi", blocks, zeiss_xml())
+    write_czi(root / "brain.czi", blocks, zeiss_xml(tiles.spacing_um))
 
 
 # ---------------------------------------------------------------------- Leica
-def write_lif(path: Path, images: Sequence[tuple[str, np.ndarray, str]]) -> None:
+def write_lif(
+    path: Path, images: Sequence[tuple[str, np.ndarray, str]], spacing_um=SPACING_UM
+) -> None:
     """A LIF of images: name, values (m, z, c, y, x), and XML of the scan of tiles."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    elements = "".join(_leica_element(k, *each) for k, each in enumerate(images))
+    elements = "".join(_leica_element(k, *each, spacing_um) for k, each in enumerate(images))
     xml = (
         '<LMSDataContainerHeader Version="2"><Element Name="brain.lif" UniqueID="0"><Data/>'
         f"<Children>{elements}</Children></Element></LMSDataContainerHeader>"
@@ -311,7 +315,7 @@ def _leica_block(text: str) -> bytes:
     return struct.pack("<II", 0x70, len(body)) + body
 
 
-def _leica_element(number: int, name: str, values: np.ndarray, scan: str) -> str:
+def _leica_element(number: int, name: str, values: np.ndarray, scan: str, spacing_um) -> str:
     tiles, planes, channels, height, width = values.shape
     step = values.itemsize
     sizes = dict(zip(("X", "Y", "Z", "M"), (width, height, planes, tiles)))
@@ -325,7 +329,7 @@ def _leica_element(number: int, name: str, values: np.ndarray, scan: str) -> str
     for axis, size in sizes.items():
         length = 0.0
         if axis in "XYZ":
-            length = (size - 1) * SPACING_UM["ZYX".index(axis)] * 1e-6
+            length = (size - 1) * spacing_um["ZYX".index(axis)] * 1e-6
         # the stage of these microscopes runs down in z
         length = -length if axis == "Z" else length
         dims += (
@@ -346,47 +350,52 @@ def _leica_element(number: int, name: str, values: np.ndarray, scan: str) -> str
     )
 
 
-def leica(root: Path) -> None:
+def leica(root: Path, tiles: Tiles = RANDOM) -> None:
     """An overview, and tiles whose positions are turned as Leica's stages turn them."""
-    values = np.array([[stack(cell, c) for c in range(CHANNELS)] for cell in CELLS])
+    values = np.array([[tiles.stack(cell, c) for c in range(CHANNELS)] for cell in tiles.cells])
     values = np.ascontiguousarray(values.transpose(0, 2, 1, 3, 4))
-    tiles = ""
-    for cell in CELLS:
-        y, x = (v * 1e-6 for v in folders.place_um(cell))
-        tiles += (
+    places = ""
+    for cell in tiles.cells:
+        y, x = (v * 1e-6 for v in tiles.place_um(cell))
+        places += (
             f'<Tile FieldX="{cell[1]}" FieldY="{cell[0]}" PosX="{-y!r}" PosY="{-x!r}" PosZ="0"/>'
         )
-    scan = f'<Attachment Name="TileScanInfo" FlipX="1" FlipY="1" SwapXY="1">{tiles}</Attachment>'
-    overview = np.zeros((1, 1, 1, HEIGHT, WIDTH), np.uint16)
-    write_lif(root / "brain.lif", [("overview", overview, ""), ("TileScan 1", values, scan)])
+    scan = f'<Attachment Name="TileScanInfo" FlipX="1" FlipY="1" SwapXY="1">{places}</Attachment>'
+    overview = np.zeros((1, 1, 1, *tiles.shape[1:]), np.uint16)
+    images = [("overview", overview, ""), ("TileScan 1", values, scan)]
+    write_lif(root / "brain.lif", images, tiles.spacing_um)
 
 
 # ---------------------------------------------------------------------- BIDS
-def bids(root: Path, *, unit: str = "um", in_voxels: bool = True, ending: str = ".ome.tif") -> None:
+def bids(
+    root: Path, tiles: Tiles = RANDOM, *, unit: str = "um", in_voxels: bool = True,
+    ending: str = ".ome.tif",
+) -> None:  # fmt: skip
     """Chunks of one sample with two stains; the pixel size stands in a file above them."""
     factor = {"um": 1.0, "nm": 1e3, "mm": 1e-3}[unit]
     micr = root / "sub-01/micr"
     micr.mkdir(parents=True)
     (root / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
-    size = [factor * s for s in SPACING_UM[::-1]]
+    size = [factor * s for s in tiles.spacing_um[::-1]]
     (root / "sample-brain_SPIM.json").write_text(
         json.dumps({"PixelSize": size, "PixelSizeUnits": unit})
     )
-    for number, cell in enumerate(CELLS):
-        steps = 0.8 * WIDTH * cell[1], 0.8 * HEIGHT * cell[0], 0.0
+    for number, cell in enumerate(tiles.cells):
+        y, x = tiles.step_px(cell)
+        steps = x, y, 0.0
         matrix = np.eye(4)
         if not in_voxels:
             matrix[:3, :3] = np.diag(size)
         matrix[:3, 3] = steps if in_voxels else np.multiply(steps, size)
         for channel, stain in enumerate(NAMES):
             name = f"sub-01_sample-brain_stain-{stain}_chunk-{number + 1:02d}_SPIM"
-            values = stack(cell, channel)
+            values = tiles.stack(cell, channel)
             if ending == ".ome.zarr":
                 write_array(micr / f"{name}.ome.zarr/0", "zarr", values)
                 levels = {"multiscales": [{"datasets": [{"path": "0"}]}]}
                 (micr / f"{name}.ome.zarr/.zattrs").write_text(json.dumps(levels))
             else:
-                text = folders.ome_xml(name, sizes=(1, PLANES), channels=(stain,))
+                text = folders.ome_xml(name, tiles, channels=(stain,))
                 folders.write_ome(micr / f"{name}{ending}", values, text)
             (micr / f"{name}.json").write_text(
                 json.dumps(

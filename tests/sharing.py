@@ -13,8 +13,8 @@ import pytest
 #: tests that take longest, or hold a machine of their own, in the order in which workers begin
 FIRST = (
     "tests/engines",
-    *(f"tests/workflow/test_{name}.py" for name in ("chain", "kill", "modes", "layouts", "disk",
-                                                    "faults", "rerun")),
+    *(f"tests/workflow/test_{name}.py" for name in ("chain", "kill", "modes", "layouts", "kinds",
+                                                    "disk", "faults", "rerun")),
     "tests/workflow",
     "tests/browser",
     *(f"tests/unit/test_{name}.py" for name in ("registration_emlddmm", "phantom_score",

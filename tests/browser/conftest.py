@@ -26,12 +26,13 @@ FLAGS = (
 
 @dataclass
 class Visit:
-    """What happened on one page: console messages, requested addresses, value, screenshot."""
+    """What happened on one page: console messages, requested addresses, value, picture."""
 
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     value: object = None
     png: bytes = b""
+    pdf: bytes = b""
 
 
 class Chromium:
@@ -62,12 +63,16 @@ class Chromium:
         shutil.rmtree(self.profile, ignore_errors=True)
 
     def visit(
-        self, url: str, *, until: str = "true", value: str = "null", size=(1200, 800), limit_s=90
-    ) -> Visit:
-        """Open ``url``, wait until an expression is true, take ``value`` and a picture."""
-        return asyncio.run(self._visit(url, until, value, size, limit_s))
+        self, url: str, *, until: str = "true", value: str = "null", size=(1200, 800), limit_s=90,
+        printed: bool = False,
+    ) -> Visit:  # fmt: skip
+        """Open ``url``, wait until an expression is true, take ``value`` and a picture.
 
-    async def _visit(self, url, until, value, size, limit_s) -> Visit:
+        With ``printed`` the page is laid out as on paper, and the picture is a PDF (A4).
+        """
+        return asyncio.run(self._visit(url, until, value, size, limit_s, printed))
+
+    async def _visit(self, url, until, value, size, limit_s, printed) -> Visit:
         from tornado.websocket import websocket_connect
 
         request = urllib.request.Request(
@@ -97,6 +102,8 @@ class Chromium:
             "Emulation.setDeviceMetricsOverride",
             width=size[0], height=size[1], deviceScaleFactor=1, mobile=size[0] < 600,
         )  # fmt: skip
+        if printed:
+            await call("Emulation.setEmulatedMedia", media="print")
         await call("Page.navigate", url=url)
         end = time.monotonic() + limit_s
         wait = f"document.readyState === 'complete' && !!({until})"
@@ -108,8 +115,13 @@ class Chromium:
             await asyncio.sleep(0.25)
         result = await call("Runtime.evaluate", expression=value, returnByValue=True)
         visit.value = result["result"].get("value")
-        shot = await call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        visit.png = base64.b64decode(shot["data"])
+        if printed:
+            paper = await call("Page.printToPDF", paperWidth=8.27, paperHeight=11.69,
+                               preferCSSPageSize=True)  # fmt: skip
+            visit.pdf = base64.b64decode(paper["data"])
+        else:
+            shot = await call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+            visit.png = base64.b64decode(shot["data"])
         await call("Page.close")
         while await socket.read_message() is not None:
             pass

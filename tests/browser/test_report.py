@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -50,3 +51,32 @@ def test_it_opens_without_errors_requests_or_sideways_scrolling(chromium, page, 
     assert visit.value["failed"] == "rgb(176, 42, 0)"
     colours = Image.open(io.BytesIO(visit.png)).convert("RGB").getcolors(1 << 24)
     assert len(colours) > 50
+
+
+#: what the page has on paper: A4 without its margins, in pixels of 1/96 inch
+PAPER = (703, 1031)
+LAID_OUT = """(() => {
+    const shown = [...document.querySelectorAll("table, td, th, caption, figure, img, p, li")]
+        .filter(e => e.getClientRects().length);
+    const cells = shown.filter(e => ["TD", "TH"].includes(e.tagName));
+    return {
+        beyond: shown.filter(e => e.getBoundingClientRect().right > innerWidth + 1
+            || e.getBoundingClientRect().left < -1).map(e => e.tagName + " " + e.innerText),
+        clipped: shown.filter(e => getComputedStyle(e).overflowX !== "visible"
+            && e.scrollWidth > e.clientWidth + 1).map(e => e.tagName + " " + e.innerText),
+        tables: shown.filter(e => e.tagName === "TABLE").length,
+        points: Math.min(...cells.map(e => parseFloat(getComputedStyle(e).fontSize))) * 72 / 96,
+        images: shown.filter(e => e.tagName === "IMG").every(e => e.naturalWidth > 0),
+    };
+})()"""
+
+
+def test_printed_it_is_a_few_pages_with_readable_tables(chromium, finished):
+    """The report of a whole run; a table that is too wide would be cut, or shrink the page."""
+    page = finished.folder / "results/demo/report.html"
+    visit = chromium.visit(page.as_uri(), value=LAID_OUT, size=PAPER, printed=True)
+    assert visit.errors == []
+    assert visit.value["beyond"] == visit.value["clipped"] == []
+    assert visit.value["tables"] >= 2 and visit.value["points"] >= 7.5 and visit.value["images"]
+    pages = len(re.findall(rb"/Type\s*/Page\b", visit.pdf))
+    assert 3 <= pages < 12

@@ -268,7 +268,9 @@ BAD = {
     "no overlap": (RC, lines_of(), {"overlap": None}, "key overlap is missing; tiles.tsv has no"),
     "too much overlap": (RC, lines_of(), {"overlap": (0.95, 0.1)}, r"input.overlap \(y\) is 0.95"),
     "far apart": (YX, POSITIONS, {"overlap": None, "spacing_um": (2.5, 0.3, 0.5)},
-                  "positions in tiles.tsv are 27 pixels apart in y but tiles have 20"),
+                  "27 pixels apart in y but tiles have 20, .* or set input.overlap$"),
+    "x and y exchanged": ("path x_um y_um", POSITIONS, {"overlap": None},
+                          "; with x and y exchanged they would overlap by 25% and 20%"),
     "too near": (YX, POSITIONS, {"overlap": None, "spacing_um": (2.5, 8, 0.5)},
                  "positions in tiles.tsv: overlap in y is 0.95 of a tile, but neighbours can"),
     "backwards": (f"{RC} y_um x_um", [(f"{name_of(c)}.tif", *c, -y, x) for c, (y, x) in

@@ -362,7 +362,7 @@ def test_a_plate_is_a_sample_that_is_checked(here, capsys):
 
 
 def test_an_ome_tiff_volume_says_its_voxel_size(here, capsys):
-    text = folders.ome_xml("brain", sizes=(1, PLANES))
+    text = folders.ome_xml("brain")
     folders.write_ome(here / "brain.ome.tif", stack((0, 0)), text)
     assert main(["init", str(here / "brain.ome.tif")]) == 0
     assert "spacing_um" not in capsys.readouterr().out

@@ -51,6 +51,13 @@ def test_what_is_written_is_what_was_found():
     assert "  # ASKED: a size\n  spacing_um:\n" in text and "  # GUESS: names" in text
 
 
+def test_letters_of_other_languages_are_written_as_they_are():
+    source = {"kind": "table", "path": "/data/Gehirn ü", "channels": {"a": "488/µ", "b": "\x07"}}
+    text = sample_text(Found("tiles", source, ("a reason",)), "on", "allen_mouse_25um")
+    assert "  path: /data/Gehirn ü\n" in text and "a: 488/µ" in text
+    assert yaml.safe_load(text)["input"] == source | {"orientation": None}
+
+
 def test_tables_have_plain_numbers():
     text = table_text(["path", "y_um"], [["a.tif", 1e-9], ["b.tif", -0.0], ["c.tif", 1228.8]])
     assert text == "path\ty_um\na.tif\t0\nb.tif\t0\nc.tif\t1228.8\n"

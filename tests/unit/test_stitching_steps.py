@@ -1,5 +1,6 @@
 """Steps between tiles, measured where the metadata may be wrong."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -38,31 +39,56 @@ def test_true_step_is_found_when_the_metadata_are_wrong():
     assert Steps.from_json(steps.to_json()) == steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, text", [
-        ("mirrored", "next column of the layout should be right in the images but is left"),
-        ("upside down", "next row of the layout should be below in the images but is above"),
-        ("transposed", "next column of the layout should be right in the images but is below"),
-    ],
-)  # fmt: skip
-def test_a_layout_that_contradicts_the_images_is_an_error(name, text):
-    shape, step = (20, 96, 96), 72
-    canvas = texture((26, 3 * step + 60, 3 * step + 60), 11)
-    places = {
-        "mirrored": lambda r, c: (r, 2 - c),
-        "upside down": lambda r, c: (2 - r, c),
-        "transposed": lambda r, c: (c, r),
-    }
+STEP = 72
+OF_IMAGES = {
+    "as it is": lambda r, c, last: (r, c),
+    "mirrored": lambda r, c, last: (r, last - c),
+    "upside down": lambda r, c, last: (last - r, c),
+    "transposed": lambda r, c, last: (c, r),
+}
+
+
+def laid_out(name: str, number: int):
+    """Tiles of a square grid whose cells are others than they are in the images."""
+    shape = (20, 96, 96)
+    canvas = texture((26, number * STEP + 60, number * STEP + 60), 11)
     tiles = {}
-    for r in range(3):
-        for c in range(3):
-            down, right = places[name](r, c)
-            origin = (3, 5 + down * step, 5 + right * step)
+    for r in range(number):
+        for c in range(number):
+            down, right = OF_IMAGES[name](r, c, number - 1)
+            origin = (3, 5 + down * STEP, 5 + right * STEP)
             tiles[f"{r},{c}"] = camera(cut(canvas, origin, shape), r * 3 + c)
-    acquisition = grid(tiles, shape, (step, step), 3, 3)
-    with pytest.raises(StitchingError, match=re.escape(text)):
+    return tiles, grid(tiles, shape, (STEP, STEP), number, number)
+
+
+CONTRADICTIONS = [
+    ("mirrored", "next column of the layout should be right in the images but is left"),
+    ("upside down", "next row of the layout should be below in the images but is above"),
+    ("transposed", "next column of the layout should be right in the images but is below"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "text"), CONTRADICTIONS)
+def test_a_layout_that_contradicts_the_images_is_an_error(name, text):
+    tiles, acquisition = laid_out(name, 3)
+    with pytest.raises(StitchingError, match=re.escape(text)) as error:
         estimate_steps(Memory(tiles), acquisition, SMALL)
+    assert ("input.first_level" in str(error.value)) is (name == "transposed")
+
+
+@pytest.mark.parametrize(("name", "text"), [*CONTRADICTIONS, ("as it is", None)])
+def test_two_pairs_that_contradict_their_layout_are_told(name, text):
+    """They may agree by chance, so that they do not stop the run."""
+    tiles, acquisition = laid_out(name, 2)
+    steps = estimate_steps(Memory(tiles), acquisition, SMALL)
+    assert not any(steps.used.values())
+    assert Steps.from_json(json.loads(json.dumps(steps.to_json()))) == steps
+    if text is None:
+        assert steps.warnings == steps.contradicted == ()
+    else:
+        assert steps.contradicted[0] == ("SOUTH" if name == "upside down" else "EAST")
+        assert text in steps.warnings[0] and steps.warnings[0].startswith("only 2 pairs tell")
 
 
 def test_tiles_are_read_once_for_the_steps_and_windows_share_planes():

@@ -11,7 +11,7 @@ import container_files as files
 import h5py
 import numpy as np
 import pytest
-from container_files import stack
+from microscope_folders import stack
 
 from terareg.acquisition.image_files import read_pages
 from terareg.core.errors import AcquisitionError, TeraregError
@@ -30,12 +30,12 @@ KINDS = {
     ),
     "hdf5": (files.big_stitcher, "dataset.h5#t00000:s07:0:cells", stack((0, 1), 1)),
     "n5": (
-        lambda root: files.big_stitcher(root, "n5"),
+        lambda root: files.big_stitcher(root, form="n5"),
         "dataset.n5#setup7:timepoint0:s0",
         stack((0, 1), 1),
     ),
     "zarr": (
-        lambda root: files.big_stitcher(root, "zarr"),
+        lambda root: files.big_stitcher(root, form="zarr"),
         "dataset.ome.zarr#s7-t0.zarr:0:T0:C0",
         stack((0, 1), 1),
     ),

@@ -3,6 +3,7 @@
 import html
 import http.client
 import json
+import shutil
 import socket
 import threading
 from urllib.parse import unquote
@@ -267,6 +268,55 @@ def test_command_names_a_missing_folder(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         serve.main([str(tmp_path / "absent")])
     assert error.value.code == 1 and "is not a folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def viewed(tmp_path, monkeypatch, capsys):
+    """What ``terareg view`` says before it serves: a store with one sample, of two volumes."""
+
+    def stop(server, *arguments):
+        shown = [state_of(link)["layers"][0]["source"]["url"] for _, link in server.pages]
+        prefix = f"precomputed://{server.url}/"
+        paths = [server.folder / url.removeprefix(prefix) for url in shown]
+        assert all(path.is_dir() for path in paths), "the links lead to nothing"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve.FolderServer, "serve_forever", stop)
+    folder = tmp_path / "store/brain"
+    for name in ("ch0", "ch1"):
+        (folder / f"fused/{name}/precomputed").mkdir(parents=True)
+    state = ng.build_state([image(), image("ch1")], FRAME)
+    assert ng.keys_of(state) == [f"brain/fused/ch{n}/precomputed" for n in (0, 1)]
+    (folder / "views").mkdir()
+    (folder / "views/neuroglancer.json").write_text(json.dumps(state))
+
+    def view(*arguments):
+        assert serve.main([str(each) for each in arguments]) == 0
+        return capsys.readouterr().out
+
+    return folder, view
+
+
+def test_the_folder_of_a_sample_is_shown_like_that_of_all(viewed):
+    folder, view = viewed
+    for given in (folder.parent, folder):
+        told = view(given)
+        assert f"serving {folder.parent} at" in told and "\nbrain\n  http" in told
+        assert "absent" not in told
+
+
+def test_volumes_that_are_not_there_are_told(viewed, tmp_path, capsys):
+    folder, view = viewed
+    (folder / "fused/ch1/precomputed").rmdir()
+    assert "  1 of 2 volumes are absent: brain/fused/ch1/precomputed\n" in view(folder.parent)
+    assert "no views/neuroglancer.json below" in view(folder / "fused")
+    # a store elsewhere, and the folder of the small files
+    shutil.move(folder / "fused", tmp_path / "big/brain/fused")
+    assert "absent" in view(tmp_path / "big", "--state", folder / "views/neuroglancer.json")
+    with pytest.raises(SystemExit) as error:
+        serve.main([str(folder)])
+    assert error.value.code == 1
+    assert "such as brain/fused/ch0/precomputed; give the folder of" in capsys.readouterr().err
 
 
 def test_command_makes_links_into_a_bucket(tmp_path, capsys):

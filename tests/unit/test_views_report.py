@@ -431,6 +431,16 @@ def test_unused_links_are_listed_with_their_reason(results):
     assert stage["warnings"] == ["one tile by the model"]
 
 
+def test_a_layout_that_seems_to_be_wrong_is_something_to_look_at(results):
+    write(results, "stitching/steps.json", {"warnings": ["only 2"], "contradicted": ["EAST"]})
+    data = gather(results)
+    stage = next(s for s in data["stages"] if s["id"] == "stitching")
+    assert stage["warnings"] == ["only 2", "one tile by the model"]
+    (found,) = (v for v in data["verdicts"] if v["key"] == "stitching.contradicted_steps")
+    assert (found["value"], found["status"]) == (1, "warn")
+    assert "The stage runs the other way, or its axes are exchanged" in found["advice"]
+
+
 def test_warnings_of_pose_and_registration_are_shown_once(results):
     stage = next(s for s in gather(results)["stages"] if s["id"] == "registration")
     assert stage["warnings"] == [

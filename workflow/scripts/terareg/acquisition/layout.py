@@ -267,6 +267,15 @@ def _gaps(tiles: Sequence[RawTile], grid: TileGrid) -> list[str]:
     return problems
 
 
+def _if_exchanged(grid: TileGrid, shape: tuple[int, int], options: LayoutOptions) -> str:
+    """Words for positions whose x and y are exchanged: the only ones with which they overlap."""
+    steps = zip((grid.down[0], grid.right[1]), shape[::-1], options.spacing_um[:0:-1])
+    across = [1 - step / (size * spacing) for step, size, spacing in steps]
+    if not all(0 < value < 0.6 for value in across) or 1 in (grid.rows, grid.columns):
+        return ""
+    return f"; with x and y exchanged they would overlap by {across[0]:.0%} and {across[1]:.0%}"
+
+
 def survey_grid(
     tiles: Sequence[RawTile],
     grid: TileGrid,
@@ -321,7 +330,7 @@ def survey_grid(
             raise AcquisitionError(
                 f"{source} are {apart:.0f} pixels apart in {name} but tiles have {size}, so "
                 "neighbours do not overlap; correct the positions or input.spacing_um, or set "
-                "input.overlap"
+                f"input.overlap{_if_exchanged(grid, layout.shape, options)}"
             )
         overlap.append(check_overlap(value, words, problems))
     if options.overlap is not None:

@@ -6,7 +6,13 @@ from pathlib import PurePosixPath
 
 from terareg.core.orientation import VIEWS
 from terareg.execution import derived_volumes
-from terareg.execution.inputs import Files, corrected_batches, destripes, export_files
+from terareg.execution.inputs import (
+    Files,
+    corrected_batches,
+    destripes,
+    export_files,
+    measured_pairs,
+)
 from terareg.execution.run import Run
 
 _FIGURES = ("overlay", "jacobian")
@@ -172,6 +178,7 @@ def reported_files(run: Run, sample: str) -> Files:
             "views/seams.png",
             "views/loop_closure.png",
         ]
+        names += ["stitching/steps.json"] if measured_pairs(run, sample) else []
         names += [f"views/sides_{channel}.png" for channel in run.two_sided(sample)]
     if run.measured_volume(sample) == "corrected_volume":
         channels += [

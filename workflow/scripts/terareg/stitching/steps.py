@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ABSURD = 1e-3  # probability of agreeing by chance below which the layout is held to be wrong
+# the same, below which it is told where peaks are that much clearer than on the layout's side: two
+# pairs alone cannot be surer; peaks of nothing are alike, about 4 standard deviations
+_DOUBTFUL, _CLEARER = 0.1, 1.5
 
 
 class Neighbour(Enum):
@@ -51,6 +54,8 @@ class Steps:
     agree, of : dict of str to int
         Pairs that agree and pairs tried, per direction.
     warnings : tuple of str
+    contradicted : tuple of str
+        Directions in which neighbours seem to lie on another side of each other than in the layout.
     bytes : int
         Bytes of pixels requested from the source.
     """
@@ -60,6 +65,7 @@ class Steps:
     agree: dict[str, int]
     of: dict[str, int]
     warnings: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
     bytes: int = 0
 
     def apply(self, settings: DisplacementSettings) -> DisplacementSettings:
@@ -75,7 +81,8 @@ class Steps:
     def from_json(cls, data: dict) -> Steps:
         """Inverse of :meth:`to_json`."""
         measured = {k: as_tuples(v) for k, v in data["measured_vox"].items()}
-        return cls(**{**data, "measured_vox": measured, "warnings": tuple(data["warnings"])})
+        lists = {key: tuple(data[key]) for key in ("warnings", "contradicted")}
+        return cls(**{**data, "measured_vox": measured, **lists})
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,20 @@ class _Overview:
     image: np.ndarray
     levels: Intensities
     bytes: int
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """What pairs agree on: displacement, pairs that do and that vote, probability by chance.
+
+    ``clear`` is the mean clarity of the peaks of those that agree.
+    """
+
+    step: np.ndarray | None = None
+    members: int = 0
+    votes: int = 0
+    chance: float = 1.0
+    clear: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,8 @@ def estimate_steps(
 
     Whole planes, strongly binned, of a few pairs spread over the grid are correlated over all steps
     at which 4 to 60 % of the tile overlap, and up to 12 % sideways. The pairs vote as windows do in
-    :func:`measure_pair`. If they do not agree, the other sides of the tile are tried.
+    :func:`measure_pair`. If they do not agree, the other sides of the tile are tried: agreement
+    there is an error if it is no chance, and a warning if it may be but the peaks are clearer.
 
     Returns
     -------
@@ -140,7 +162,7 @@ def estimate_steps(
     )
     search = np.array(settings.search_um) / np.array(acquisition.spacing_um)
     found: dict[str, tuple[float, float, float] | None] = {}
-    used, agree, of, warnings = {}, {}, {}, []
+    used, agree, of, warnings, contradicted = {}, {}, {}, [], {}
     for direction, pairs in tried.items():
 
         def votes_for(side, pairs=pairs):
@@ -156,15 +178,26 @@ def estimate_steps(
             ]
 
         own = Neighbour.RIGHT if direction == "EAST" else Neighbour.BELOW
-        step, agree[direction], of[direction] = _agreement(
-            votes_for(own), pairs_per_direction, bins, search, 1 - settings.min_reliability
-        )
+
+        def agreement(side, limit, votes_for=votes_for):
+            return _agreement(votes_for(side), pairs_per_direction, bins, search, limit)
+
+        agreed = agreement(own, 1 - settings.min_reliability)
+        step, agree[direction], of[direction] = agreed.step, agreed.members, agreed.votes
         found[direction], used[direction] = None, False
         if step is None:
-            for side in (side for side in Neighbour if side is not own and of[direction] > 1):
-                other, *_ = _agreement(votes_for(side), pairs_per_direction, bins, search, _ABSURD)
-                if other is not None:
-                    raise StitchingError(_contradiction(direction, side, other))
+            others = (side for side in Neighbour if side is not own and agreed.votes > 1)
+            elsewhere = {side: agreement(side, _DOUBTFUL) for side in others}
+            for side, other in elsewhere.items():
+                if other.step is not None and other.chance <= _ABSURD:
+                    raise StitchingError(_contradiction(direction, side, other.step))
+            for side, other in elsewhere.items():
+                if other.step is not None and other.clear > _CLEARER * agreed.clear:
+                    contradicted[direction] = side
+                    warnings.append(
+                        f"only {other.members} pairs tell, but it seems that "
+                        + _contradiction(direction, side, other.step)
+                    )
             logger.info(
                 "%s step: %d of %d pairs agree; the nominal step is used",
                 direction, agree[direction], of[direction],
@@ -182,24 +215,26 @@ def estimate_steps(
     for text in warnings:
         logger.warning("%s", text)
     read = sum(view.bytes for view in views.values())
-    return Steps(found, used, agree, of, tuple(warnings), read)
+    return Steps(found, used, agree, of, tuple(warnings), tuple(contradicted), read)
 
 
-def _agreement(votes, number, bins, search, chance_limit):
-    """(step or None, pairs that agree, pairs that vote)."""
+def _agreement(votes, number, bins, search, chance_limit) -> _Agreement:
+    """What the pairs agree on; no step if they would agree by chance more often than the limit."""
     # the pairs with the clearest peaks vote; empty tiles have no clear peak
     votes = sorted(votes, key=lambda v: -v.clear)[:number]
     if not votes:
-        return None, 0, 0
+        return _Agreement()
     shifts, lags = np.array([v.displ for v in votes]), votes[0].lags
     bins = np.array([1, bins, bins])
     # the stage jitters; it is enough that every true displacement is within the search range
     tolerance = np.maximum(2 * bins, 0.75 * search)
-    members = largest_cluster(shifts, np.array([v.clear for v in votes]), tolerance)
+    clear = np.array([v.clear for v in votes])
+    members = largest_cluster(shifts, clear, tolerance)
     share = np.prod(np.minimum(2 * tolerance / bins + 1, lags) / lags)
-    chance = math.comb(len(votes), len(members)) * share ** (len(members) - 1)
+    chance = float(math.comb(len(votes), len(members)) * share ** (len(members) - 1))
     agreed = len(members) > 1 and chance <= chance_limit
-    return np.median(shifts[members], axis=0) if agreed else None, len(members), len(votes)
+    step = np.median(shifts[members], axis=0) if agreed else None
+    return _Agreement(step, len(members), len(votes), chance, float(clear[members].mean()))
 
 
 def _vote(
@@ -231,12 +266,21 @@ def _vote(
 
 def _contradiction(direction: str, side: Neighbour, step: np.ndarray) -> str:
     line, expected = ("column", "right") if direction == "EAST" else ("row", "below")
+    if side is (Neighbour.LEFT if direction == "EAST" else Neighbour.ABOVE):
+        cause = (
+            "a stage axis runs opposite to its image axis; list the tiles in a table (input.kind: "
+            "table) whose rows and columns follow the images, or, in such a table, correct "
+            "input.grid.start and order or the signs of the positions"
+        )
+    else:
+        cause = (
+            "the two axes of the stage are exchanged; write the other input.first_level (V or H) "
+            "for TeraStitcher's folders, or exchange rows and columns, or y and x, in a table "
+            "(input.kind: table)"
+        )
     return (
         f"the next {line} of the layout should be {expected} in the images but is "
-        f"{side.name.lower()} (step {step[1]:.0f}, {step[2]:.0f} px in y, x): a stage axis runs "
-        "opposite to its image axis, or the two axes are swapped; list the tiles in a table "
-        "(input.kind: table) whose rows and columns follow the images, or, in such a table, "
-        "correct input.grid.start and order or the signs of the positions"
+        f"{side.name.lower()} (step {step[1]:.0f}, {step[2]:.0f} px in y, x): {cause}"
     )
 
 

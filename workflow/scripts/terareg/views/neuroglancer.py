@@ -475,6 +475,18 @@ def with_store(state: Mapping[str, Any], url: str, cdn: Mapping[str, str] | None
     return json.loads(json.dumps(state).replace(STORE, json.dumps(address)[1:-1]))
 
 
+def keys_of(state: Mapping[str, Any]) -> list[str]:
+    """Keys in the store of everything that a state reads from there, sorted.
+
+    Parameters
+    ----------
+    state : mapping
+        Of :func:`build_state`, with ``{store}`` in it.
+    """
+    text = json.dumps(state, ensure_ascii=False)
+    return sorted(set(re.findall(re.escape(STORE) + r'/([^"|\\]+)', text)))
+
+
 def public_address(url: str, cdn: Mapping[str, str] | None = None) -> str:
     """Replace the beginning of an address as given by ``cdn``, see :func:`with_store`."""
     url = url.rstrip("/")

@@ -19,13 +19,13 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from terareg.core.errors import ConfigError, StoreError, TeraregError
+from terareg.core.errors import ConfigError, StoreError, TeraregError, few
 from terareg.storage.records import read_json
 from terareg.views import neuroglancer
 
@@ -357,14 +357,24 @@ def _serve(options: argparse.Namespace) -> int:
             state = neuroglancer.with_store(read_json(path), options.folder, read_cdn(options.cdn))
             _say(f"{path}\n  {neuroglancer.link(state)}")
         return 0
-    server = FolderServer(options.folder, options.port)
     paths = options.state
     if paths is None:
         paths = sorted(Path(options.folder).glob("**/views/neuroglancer.json"))
-    server.pages = [(path.parent.parent.name, server.link(read_json(path))) for path in paths]
+    states = {path: read_json(path) for path in paths}
+    server = FolderServer(_root(Path(options.folder).resolve(), states), options.port)
+    server.pages = [(path.parent.parent.name, server.link(s)) for path, s in states.items()]
     _say(f"serving {server.folder} at {server.url} (stop with Ctrl-C)")
-    for name, link in server.short_links():
+    if not states:
+        _say(
+            f"no views/neuroglancer.json below {server.folder}, so there is nothing to open; give "
+            "the folder of the results, or the file by --state"
+        )
+    for (name, link), state in zip(server.short_links(), states.values()):
         _say(f"{name}\n  {link}")
+        keys = neuroglancer.keys_of(state)
+        absent = [key for key in keys if not (server.folder / key).exists()]
+        if absent:
+            _say(f"  {len(absent)} of {len(keys)} volumes are absent: {few(absent)}")
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -372,6 +382,18 @@ def _serve(options: argparse.Namespace) -> int:
     finally:
         server.server_close()
     return 0
+
+
+def _root(folder: Path, states: Mapping[Path, dict]) -> Path:
+    """The folder of the store: the one that was given, or that of which it is one sample."""
+    keys = [key for state in states.values() for key in neuroglancer.keys_of(state)]
+    for root in (folder, folder.parent):
+        if not keys or any((root / key).exists() for key in keys):
+            return root
+    raise ConfigError(
+        f"{folder} has none of the volumes that {next(iter(states))} shows, such as {keys[0]}; "
+        "give the folder of the store (store in the sample file), and the file by --state"
+    )
 
 
 def _say(text: str) -> None:

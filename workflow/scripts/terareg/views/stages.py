@@ -224,6 +224,9 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     structured = [link for link in links if link["state"] != "empty"]
     path = results / "stitching" / "seams.json"
     seams = read_json(path) if path.exists() else None
+    path = results / "stitching" / "steps.json"
+    steps = read_json(path) if path.exists() else {"warnings": []}
+    contradicted = steps.get("contradicted")
     known = counts.get("kept", 0) + len(_confirmed(seams) & _unused(links))
     share = 100 * known / len(structured) if structured else None
     # tiles without any structure are placed by their neighbours, which is no fault; one whose
@@ -232,6 +235,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     visible |= _tiles_with_tissue(results)
     loose = [n for n, t in data["tiles"].items() if t["state"] in ("model", "group")]
     measured += [
+        ("stitching.contradicted_steps", "", None if contradicted is None else len(contradicted)),
         ("stitching.kept_percent", "", share),
         ("stitching.loose_tiles", "", len(visible & set(loose)) if links else None),
         ("stitching.residual_p95_vox", "", percentile(residuals, 0.95)),
@@ -243,7 +247,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.seams_off_percent", "", _seams_off(seams, links, stage)),
         ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
     ]
-    stage["warnings"] += [str(w) for w in data["warnings"]]
+    stage["warnings"] += [str(w) for w in [*steps["warnings"], *data["warnings"]]]
     facts: dict[str, Any] = {
         f"pairs of neighbours: {PLACEMENT.get(state, state)}": count
         for state, count in counts.items()

@@ -66,6 +66,15 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 5.0,
         "advice": _EXPOSURE,
     },
+    "stitching.contradicted_steps": {
+        "text": "Directions in which neighbours seem to be on another side than the layout says",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "The stage runs the other way, or its axes are exchanged: section Stitching says "
+        "which, and what to change in the sample file or the table of tiles.",
+    },
     "stitching.kept_percent": {
         "text": "Neighbours with tissue in their overlap whose seam was seen to fit, or whose "
         "measured displacement was used",
@@ -73,8 +82,9 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 95.0,
         "fail": 70.0,
-        "advice": "Look at the map of the tiles: are the unused displacements all in one row or "
-        "column?",
+        "advice": "Look at the map of the tiles: if the unused displacements are all in one row or "
+        "column, the stage slipped there; if they are all that go one way, it may run the other "
+        "way than the layout says.",
     },
     "stitching.loose_tiles": {
         "text": "Tiles with tissue whose position was not measured",
