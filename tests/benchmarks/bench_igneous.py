@@ -114,6 +114,12 @@ RUNS = {
          ["mesh", "merge-sharded", "SOURCE/labels", "--nlod", "2"]],
         "mesh", {"error_nm": 500.0, "details": 2},
     ),
+    "legacy": (
+        "legacy meshes, simplified",
+        [["mesh", "forge", "SOURCE/labels", "--shape", "256,256,256", "--max-error", "500"],
+         ["mesh", "merge", "SOURCE/labels"]],
+        "mesh", {"error_nm": 500.0, "multiresolution": False, "sharded": False},
+    ),
     "meshes": (
         "meshes, not simplified",
         [["mesh", "forge", "SOURCE/labels", "--skip-simplify", "--shape", "256,256,256"],
@@ -193,7 +199,7 @@ def facts(name: str, path: str, finer: str | None, objects: str | None) -> str:
         volume = CloudVolume(f"file://{path}", skel_dir=objects, progress=False)
         lengths = [volume.skeleton.get(n).cable_length() / 1000 for n in range(1, TUBES + 1)]
         return f"{sum(lengths):.0f} um of lines"
-    if name in ("meshes", "simplified"):
+    if name in ("meshes", "legacy", "simplified"):
         volume = CloudVolume(f"file://{path}", mesh_dir=objects, progress=False)
         volumes, faces = [], 0
         for label in (1, 2, 3):
