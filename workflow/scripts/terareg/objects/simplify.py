@@ -17,7 +17,7 @@ from scipy import sparse
 _MOST_ROUNDS = 200
 _LEAST_SHARE = 0.002  # a round that collapses fewer of the vertices is the last
 _TURN = 0.2  # cosine of the largest angle by which a triangle may turn
-_PASSES = 2
+_PASSES = 3
 # errors of edges are compared in so many steps of the largest: were they told apart further, most
 # edges would wait for a neighbour, and the result has neither fewer triangles nor a smaller error
 _STEPS = 64
