@@ -1,7 +1,7 @@
 """Speed and memory of the tools of derived volumes, on a generated volume, beside plain copying.
 
     PYTHONPATH=workflow/scripts:tests/unit .venv/bin/python tests/benchmarks/bench_derived.py \
-        [--edge 320] [--memory [TOOL ...]]
+        [--edge 320] [--memory [TOOL ...] [--sizes "1 GB" ...]]
 
 One thread. Each tool runs in a process of its own, as its jobs do; seconds are processor time for
 reading, making, encoding, writing and all levels. Beside them the same copy by tensorstore and by
@@ -224,17 +224,17 @@ def steps_of(name: str) -> list[str]:
     return steps + ["write objects", "finish objects"] * bool(entry.facts.shards)
 
 
-def memory(names: list[str]) -> None:
+def memory(names: list[str], sizes: list[str]) -> None:
     """A line for each step of each tool."""
     peaks: dict[tuple[str, str], list[float]] = {}
-    for blocks in SIZES.values():
+    for blocks in (SIZES[size] for size in sizes):
         with tempfile.TemporaryDirectory() as folder:
             apart(make_sparse, folder, blocks)
             for name in names:
                 for step in steps_of(name):
                     peaks.setdefault((name, step), []).append(apart(step_of, folder, name, step))
                     print(name, step, round(peaks[name, step][-1]), flush=True)
-    print(f"{'largest memory in MB':32}" + "".join(f"{size:>8}" for size in SIZES))
+    print(f"{'largest memory in MB':32}" + "".join(f"{size:>8}" for size in sizes))
     for (name, step), found in peaks.items():
         print(f"{name + ', ' + step:32}" + "".join(f"{peak:8.0f}" for peak in found))
 
@@ -243,9 +243,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--edge", type=int, default=320)
     parser.add_argument("--memory", nargs="*", choices=list(TOOLS))
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     given = parser.parse_args()
     if given.memory is not None:
-        memory(given.memory or list(TOOLS))
+        memory(given.memory or list(TOOLS), given.sizes)
         return
     edge = given.edge
     megabytes = 2 * edge**3 / 1e6

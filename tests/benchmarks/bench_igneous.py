@@ -2,14 +2,17 @@
 
     python -m venv /tmp/igneous && /tmp/igneous/bin/pip install igneous-pipeline==4.37.0
     PYTHONPATH=workflow/scripts:tests/unit .venv/bin/python tests/benchmarks/bench_igneous.py \
-        /tmp/igneous/bin/igneous [--edge 256] [--times 1] [--only transfer downsample ...]
+        /tmp/igneous/bin/igneous [--edge 256] [--times 1] [--cores 1 2] \
+        [--only transfer downsample ...]
 
 Noise of 16 bits in uncompressed precomputed chunks of 64^3 voxels, and blobs and tubes as labels of
 32 bits. Where igneous can write nothing but gzip, both do; terareg then writes shards, since it has
 gzip in them only. Where igneous says how many levels it makes, terareg makes as many. Seconds are
 processor time of processes of their own, less what the same takes for a tiny volume: the least of
-some runs, between which the programs take turns. Beside the transfer, a copy of the source's files,
-and one that waits until they are on the disk, as terareg does.
+some runs, between which the programs take turns. With two cores each program has two processes
+(igneous by its option --parallel, terareg one for each half of the blocks), and seconds by the
+clock say more. Beside the transfer, a copy of the source's files, and one that waits until they are
+on the disk, as terareg does.
 Results are compared: level 1 with level 0, numbers of components, volumes of meshes.
 """
 
@@ -24,19 +27,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
 from cloudvolume import CloudVolume
-from derived_helpers import entry_of, run_entry
+from derived_helpers import entry_of
 from scipy import ndimage
 
 from terareg.core.parallel import batch_range
+from terareg.derived.section import Entry
 from terareg.derived.tools import make_tool, plan_of
 from terareg.derived.view import open_view
 from terareg.storage.records import write_table
 from terareg.storage.store import Store
+from terareg.volumes.finishing import finalize_volume
+from terareg.volumes.plan import VolumePlan
+from terareg.volumes.writer import finish_pyramid, init_volume, write_blocks
 
 VOLUME = {"chunk": 64, "block": 256, "formats": ["precomputed"], "codec": "none",
           "precomputed": "raw"}  # fmt: skip
@@ -114,6 +125,12 @@ RUNS = {
          ["mesh", "merge-sharded", "SOURCE/labels", "--nlod", "2"]],
         "mesh", {"error_nm": 500.0, "details": 2},
     ),
+    "legacy": (
+        "legacy meshes, simplified",
+        [["mesh", "forge", "SOURCE/labels", "--shape", "256,256,256", "--max-error", "500"],
+         ["mesh", "merge", "SOURCE/labels"]],
+        "mesh", {"error_nm": 500.0, "multiresolution": False, "sharded": False},
+    ),
     "meshes": (
         "meshes, not simplified",
         [["mesh", "forge", "SOURCE/labels", "--skip-simplify", "--shape", "256,256,256"],
@@ -128,16 +145,17 @@ def cpu_s(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def of_command(command: list[str]) -> float:
-    """Processor time of a command."""
-    before = cpu_s(resource.RUSAGE_CHILDREN)
+def of_command(command: list[str]) -> np.ndarray:
+    """Processor time of a command, and time by the clock."""
+    before = cpu_s(resource.RUSAGE_CHILDREN), time.perf_counter()
     # igneous has its own environment, and must not find packages of this one
     own = command[0] == sys.executable
     env = {n: v for n, v in os.environ.items() if own or n != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return cpu_s(resource.RUSAGE_CHILDREN) - before
+    after = cpu_s(resource.RUSAGE_CHILDREN), time.perf_counter()
+    return np.subtract(after, before)
 
 
 def write(path: str, array: np.ndarray, kind: str) -> None:
@@ -151,28 +169,65 @@ def write(path: str, array: np.ndarray, kind: str) -> None:
     ts.open(spec).result()[...].write(array.transpose(2, 1, 0)[..., None]).result()
 
 
-def by_terareg(folder: str, do: str, settings: dict) -> None:
-    """A tool of terareg, all of its steps, in this process."""
+def opened(folder: str, do: str, settings: dict) -> tuple[Store, Entry, Any, VolumePlan]:
+    """Store, entry, tool and plan of what it makes."""
     source = f"{folder}/{SOURCES.get(do, 'image')}"
     store, entry = Store(f"{folder}/store"), entry_of(do, address=source, **settings)
-    if entry.facts.makes:
-        run_entry(store, entry, volume=VOLUME)
-        return
     tool = make_tool(open_view(store, "brain", entry, source), entry)
-    blocks = plan_of(tool, entry, VOLUME, "made").blocks()
-    measured = tool.finish([tool.gathered(map(tool.measure, blocks))])
-    if do == "count":
+    return store, entry, tool, plan_of(tool, entry, VOLUME, "made")
+
+
+def step(job: tuple[str, tuple[str, str, dict], dict, int, int]) -> Any:
+    """A step of a tool, over one of some batches."""
+    name, place, measured, batch, count = job
+    store, entry, tool, plan = opened(*place)
+    blocks = plan.blocks()
+    chosen = [blocks[n] for n in batch_range(len(blocks), batch, count)]
+    if name == "measure":
+        return tool.gathered(map(tool.measure, chosen)) if chosen else None
+    if name == "objects":
+        where = store, f"brain/{entry.key}/{tool.folder}"
+        return tool.write_objects(measured, where, batch_range(tool.shards.count, batch, count))
+    write_blocks(
+        store, f"brain/{entry.key}", plan, chosen, lambda block: tool.make(block, measured),
+        layers=lambda block: tool.layers(block, plan.chunk[0]), fingerprint="g",
+    )  # fmt: skip
+    return None
+
+
+def by_terareg(folder: str, do: str, settings: dict, cores: int) -> None:
+    """A tool of terareg, all of its steps, in this process and one for each further core."""
+    place = folder, do, settings
+    store, entry, tool, plan = opened(*place)
+    key = f"brain/{entry.key}"
+    pool = ProcessPoolExecutor(cores - 1, get_context("spawn")) if cores > 1 else None
+
+    def all_of(name: str, measured: dict) -> list:
+        jobs = [(name, place, measured, n, cores) for n in range(cores)]
+        others = [pool.submit(step, job) for job in jobs[1:]] if pool else []
+        return [step(jobs[0]), *(other.result() for other in others)]
+
+    if entry.facts.makes:
+        init_volume(store, key, plan, replace=True)
+    measured = {}
+    if entry.measures:
+        measured = tool.finish([part for part in all_of("measure", {}) if part is not None])
+    if entry.facts.makes:
+        all_of("make", measured)
+        finish_pyramid(store, key, plan)
+        finalize_volume(store, key, plan, fingerprint="g")
+    elif do == "count":
         for number, rows in enumerate(tool.tables(measured)):
             write_table(f"{folder}/made/{number}.tsv", rows)
-        return
-    where = store, f"brain/{entry.key}/{tool.folder}"
-    summary = tool.write_objects(measured, where, batch_range(tool.shards.count, 0, 1))
-    tool.finish_objects([summary], where)
+    else:
+        tool.finish_objects(all_of("objects", measured), (store, f"{key}/{tool.folder}"))
+    if pool:
+        pool.shutdown()
 
 
-def by_copying(folder: str, *, durable: bool) -> float:
-    """Processor time of copying the source's files, in this process."""
-    before = cpu_s(resource.RUSAGE_SELF)
+def by_copying(folder: str, *, durable: bool) -> np.ndarray:
+    """Times of copying the source's files, in this process."""
+    before = cpu_s(resource.RUSAGE_SELF), time.perf_counter()
     made = []
     for path in Path(folder, "image").rglob("*"):
         if path.is_file():
@@ -181,7 +236,7 @@ def by_copying(folder: str, *, durable: bool) -> float:
     for path in made if durable else ():
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
-    return cpu_s(resource.RUSAGE_SELF) - before
+    return np.subtract((cpu_s(resource.RUSAGE_SELF), time.perf_counter()), before)
 
 
 def facts(name: str, path: str, finer: str | None, objects: str | None) -> str:
@@ -193,7 +248,7 @@ def facts(name: str, path: str, finer: str | None, objects: str | None) -> str:
         volume = CloudVolume(f"file://{path}", skel_dir=objects, progress=False)
         lengths = [volume.skeleton.get(n).cable_length() / 1000 for n in range(1, TUBES + 1)]
         return f"{sum(lengths):.0f} um of lines"
-    if name in ("meshes", "simplified"):
+    if name in ("meshes", "legacy", "simplified"):
         volume = CloudVolume(f"file://{path}", mesh_dir=objects, progress=False)
         volumes, faces = [], 0
         for label in (1, 2, 3):
@@ -252,8 +307,8 @@ def make_source(folder: str, edge: int, *, with_labels: bool) -> int:
     return int(labels.max())
 
 
-def run(folder: str, name: str, igneous: str, levels: int) -> tuple[float, tuple]:
-    """Processor time of a program, igneous or terareg, and what :func:`facts` needs to know.
+def run(folder: str, name: str, igneous: str, levels: int, cores: int) -> tuple[np.ndarray, tuple]:
+    """Times of a program, igneous or terareg, and what :func:`facts` needs to know.
 
     Where terareg is to make as many levels as igneous, these are ``levels``.
     """
@@ -265,13 +320,16 @@ def run(folder: str, name: str, igneous: str, levels: int) -> tuple[float, tuple
         places = {"SOURCE": folder, "DEST": f"file://{folder}/made", "ORDER": order,
                   "GRID,GRID": f"{max(1, edge // 64)},{max(1, edge // 64)}"}  # fmt: skip
         Path(order).write_text(json.dumps({z: edge - 1 - z for z in range(edge)}))
-        used = sum(of_command([igneous, *(_filled(w, places) for w in each)]) for each in commands)
+        start = [igneous, "--parallel", str(cores)]
+        used = sum(of_command([*start, *(_filled(w, places) for w in each)]) for each in commands)
         return used, (f"{folder}/made" if "DEST" in commands[-1] else source, None, None)
     if settings.get("order"):
         settings = settings | {"order": list(range(edge))[::-1]}
     if "levels" in settings and settings["levels"] is None:
         settings = settings | {"levels": levels}
-    used = of_command([sys.executable, __file__, "--job", json.dumps([folder, do, settings])])
+    used = of_command(
+        [sys.executable, __file__, "--job", json.dumps([folder, do, settings, cores])]
+    )
     made = f"{folder}/store/brain/derived/made"
     if do in ("mesh", "skeletonize"):
         return used, (source, None, f"{made}/{'mesh' if do == 'mesh' else 'skeletons'}")
@@ -309,61 +367,63 @@ def clear(folder: str) -> None:
             path.write_text(json.dumps(info))
 
 
+def compare(folder: str, name: str, program: str, cores: int, times: int) -> None:
+    """Print a line for each program; the tiny volume is below ``folder``."""
+    used: dict[str, list[np.ndarray]] = {}
+    told: dict[str, str] = {}
+    levels: dict[str, int] = {}
+    for _ in range(times):
+        for who in ("igneous", "terareg"):
+            for where in (f"{folder}/tiny", folder):
+                clear(where)
+                its = program if who == "igneous" else ""
+                try:
+                    seconds, made = run(where, name, its, levels.get(where, 1), cores)
+                except SystemExit as error:
+                    told[who] = f"failed: {str(error).strip().splitlines()[-1]}"
+                    break
+                if its and Path(where, "made", "info").is_file():
+                    info = json.loads(Path(where, "made", "info").read_text())
+                    levels[where] = len(info["scales"])
+                used.setdefault(f"{who} {where == folder}", []).append(seconds)
+            if told.get(who, "").startswith("failed"):
+                continue
+            try:
+                told[who] = facts(name, *made)
+            except Exception as error:  # what cannot be read back is a result as well
+                told[who] = f"not read back: {type(error).__name__}: {str(error)[:80]}"
+        for copy in ("copy", "on disk") if name == "transfer" else ():
+            clear(folder)
+            seconds = by_copying(folder, durable=copy == "on disk")
+            used.setdefault(f"{copy} True", []).append(seconds)
+    least = {which: np.min(seconds, axis=0) for which, seconds in used.items()}
+    for who in ("igneous", "terareg", "copy", "on disk"):
+        if f"{who} True" in least:
+            cpu, wall = least[f"{who} True"] - least.get(f"{who} False", 0)
+            print(f"{RUNS[name][0]:30}{who:9}{cores} {cpu:8.2f} s CPU {wall:8.2f} s wall  "
+                  f"{told.get(who, '')}", flush=True)  # fmt: skip
+        elif who in told:
+            print(f"{RUNS[name][0]:30}{who:9}{cores} {told[who]}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
     parser.add_argument("--edge", type=int, default=256)
     parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--cores", type=int, nargs="+", default=[1])
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
     given = parser.parse_args()
     if not Path(given.program).is_file():
         raise SystemExit(f"there is no program {given.program}")
-    megabytes = 2 * given.edge**3 / 1e6
     with tempfile.TemporaryDirectory() as folder:
         labels = any(RUNS[name][2] in SOURCES for name in given.only)
         make_source(f"{folder}/tiny", 64, with_labels=labels)
         count = make_source(folder, given.edge, with_labels=labels)
-        print(f"{megabytes:.0f} MB of noise, {count} labels")
+        print(f"{2 * given.edge**3 / 1e6:.0f} MB of noise, {count} labels")
         for name in given.only:
-            used: dict[str, list[float]] = {}
-            told: dict[str, str] = {}
-            levels: dict[str, int] = {}
-            for _ in range(given.times):
-                for who in ("igneous", "terareg"):
-                    for where in (f"{folder}/tiny", folder):
-                        clear(where)
-                        program = given.program if who == "igneous" else ""
-                        try:
-                            seconds, made = run(where, name, program, levels.get(where, 1))
-                        except SystemExit as error:
-                            told[who] = f"failed: {str(error).strip().splitlines()[-1]}"
-                            break
-                        if program and Path(where, "made", "info").is_file():
-                            info = json.loads(Path(where, "made", "info").read_text())
-                            levels[where] = len(info["scales"])
-                        used.setdefault(f"{who} {where == folder}", []).append(seconds)
-                    if told.get(who, "").startswith("failed"):
-                        continue
-                    try:
-                        told[who] = facts(name, *made)
-                    except Exception as error:  # what cannot be read back is a result as well
-                        told[who] = f"not read back: {type(error).__name__}: {str(error)[:80]}"
-                if name == "transfer":
-                    for copy in ("copy", "on disk"):
-                        clear(folder)
-                        used.setdefault(copy, []).append(
-                            by_copying(folder, durable=copy == "on disk")
-                        )
-            least = {which: min(seconds) for which, seconds in used.items()}
-            found = {
-                w: least.get(f"{w} True", math.nan) - least.get(f"{w} False", math.nan)
-                for w in ("igneous", "terareg")
-            }
-            for who, seconds in (
-                found | {w: least[w] for w in ("copy", "on disk") if w in least}
-            ).items():
-                print(f"{RUNS[name][0]:30}{who:9}{seconds:8.2f} s{megabytes / seconds:8.0f} MB/s  "
-                      f"{told.get(who, '')}", flush=True)  # fmt: skip
+            for cores in given.cores:
+                compare(folder, name, given.program, cores, given.times)
 
 
 def _filled(word: str, places: dict[str, str]) -> str:

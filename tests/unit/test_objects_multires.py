@@ -26,7 +26,8 @@ def details_of(mask, levels=3, spacing=(400.0, 300.0, 200.0)):
 @pytest.mark.parametrize("triangles", [40, 300, 10**6])
 def test_every_level_is_closed_of_the_right_volume_and_place(triangles):
     mask = ball(13, (32, 34, 36))
-    details = details_of(mask)
+    # wider than half of its height, so that two cells are side by side along every axis
+    details = details_of(mask, spacing=(400.0, 300.0, 260.0))
     cells = cells_of(details, triangles)
     manifest = decode_manifest(encode_object(details, cells)[0])
     levels = decoded(manifest, encode_object(details, cells)[1])

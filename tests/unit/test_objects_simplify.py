@@ -93,3 +93,21 @@ def test_no_error_changes_nothing():
     vertices, faces, _, _ = marching_cubes(ball(4, (12, 12, 12)).astype(float), 0.5)
     fewer, triangles = simplified(vertices, faces, 0)
     assert np.array_equal(fewer, vertices) and np.array_equal(triangles, faces)
+
+
+def test_triangles_without_extent_do_no_harm():
+    """Vertices that were rounded onto a line leave such triangles."""
+    vertices, faces = surface(ball(6, (18, 18, 18)))
+    flat = np.where(vertices[:, :1] > 9, np.round(vertices / 2) * 2, vertices)
+    fewer, triangles = simplified(flat, faces, 0.4)
+    assert len(triangles) < len(faces) and is_closed(triangles)
+    assert len(fewer) - len(triangles) / 2 == 2
+
+
+def test_the_smallest_closed_surface_stays():
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
+    tetrahedron = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+    _, faces = simplified(corners, tetrahedron, 100)
+    assert np.array_equal(faces, tetrahedron)
+    many = [(corners * size, tetrahedron) for size in (1, 2, 3)]
+    assert [len(faces) for _, faces in simplified_together(many, 100)] == [4, 4, 4]

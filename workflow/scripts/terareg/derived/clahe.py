@@ -18,6 +18,7 @@ import numpy as np
 from terareg.core.levels import Box
 
 BINS = 256
+_ROWS = 64
 #: darkest and brightest grey value of the histograms of a plane; None for a plane that stays empty
 Ends = Callable[[int], tuple[float, float] | None]
 
@@ -132,6 +133,7 @@ class LocalContrast:
         first, _ = self.around(start, stop)
         before, after, weight = self.axes[0].between(start[0], stop[0])
         across = [axis.between(a, b) for axis, a, b in zip(self.axes[1:], start[1:], stop[1:])]
+        inside = self._inside(first, voxels.shape)
         tables: dict[int, np.ndarray] = {}
         own = tuple(slice(a - f, b - f) for a, b, f in zip(start[1:], stop[1:], first[1:]))
         for number, z in enumerate(range(start[0], stop[0])):
@@ -140,32 +142,49 @@ class LocalContrast:
                 yield None
                 continue
             regions = (int(before[number]), int(after[number]))
-            tables = {r: tables[r] if r in tables else self._sums(voxels, first, r, ends)
-                      for r in regions}  # fmt: skip
+            known, tables = tables, {}
+            for region in regions:
+                if region not in tables:
+                    made = known.get(region)
+                    planes = range(*(int(e) for e in self.axes[0].edges[region : region + 2]))
+                    tables[region] = (
+                        self._sums(voxels, first[0], planes, inside, ends) if made is None else made
+                    )
             low, high = (tables[r] for r in regions)
             sums = low if regions[0] == regions[1] else _mix(low, high, weight[number])
             bins = _bins(voxels[z - first[0]][own], *found)
             yield _mapped(sums, across, bins)
 
-    def _sums(self, voxels: np.ndarray, first: Box, region: int, ends: Ends) -> np.ndarray:
-        """Sums of the histograms of a layer of regions, float32, shape (y, x, BINS + 1).
+    def _inside(self, first: Box, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int]]:
+        """Number of the first bin of each voxel's region in a plane, and regions along y and x.
 
-        The layer begins and ends where the voxels do, along y and x.
+        The plane begins and ends where regions do.
         """
-        z_edges, *edges = (axis.edges for axis in self.axes)
-        inside = [
-            e[(e >= f) & (e <= f + n)] - f for e, f, n in zip(edges, first[1:], voxels.shape[1:])
-        ]
-        height, width = (len(e) - 1 for e in inside)
-        row, column = (np.repeat(np.arange(len(e) - 1), np.diff(e)) for e in inside)
-        place = (row[:, None] * width + column) * BINS
+        rows, columns = (
+            np.diff(axis.edges[(axis.edges >= f) & (axis.edges <= f + n)])
+            for axis, f, n in zip(self.axes[1:], first[1:], shape[1:])
+        )
+        row, column = (np.repeat(np.arange(len(each)), each) for each in (rows, columns))
+        return (row[:, None] * len(columns) + column) * BINS, (len(rows), len(columns))
+
+    def _sums(
+        self,
+        voxels: np.ndarray,
+        first: int,
+        planes: range,
+        inside: tuple[np.ndarray, tuple[int, int]],
+        ends: Ends,
+    ) -> np.ndarray:
+        """Sums of the histograms of a layer of regions, float32, shape (y, x, BINS + 1)."""
+        place, (height, width) = inside
         counts = np.zeros(height * width * BINS, np.int64)
-        for z in range(z_edges[region], z_edges[region + 1]):
+        for z in planes:
             found = ends(z)
             if found is None:
                 continue
-            plane = voxels[z - first[0]]
-            at = np.minimum(_bins(plane, *found).astype(np.int64), BINS - 1) + place
+            plane = voxels[z - first]
+            at = np.minimum(_bins(plane, *found).astype(np.int64), BINS - 1)
+            at += place
             if plane.dtype.kind == "f":
                 at = at[~np.isnan(plane)]
             counts += np.bincount(at.reshape(-1), minlength=counts.size)
@@ -182,7 +201,7 @@ def _bins(plane: np.ndarray, low: float, high: float) -> np.ndarray:
     place -= np.float32(low)
     place *= np.float32(BINS / (high - low))
     np.clip(place, 0, BINS, out=place)
-    return np.nan_to_num(place, copy=False)
+    return np.nan_to_num(place, copy=False) if plane.dtype.kind == "f" else place
 
 
 def _mix(low: np.ndarray, high: np.ndarray, weight: np.ndarray | np.float32) -> np.ndarray:
@@ -196,14 +215,28 @@ def _mapped(
     (top, bottom, down), (left, right, along) = across
     # tables begin with the first region that any voxel needs
     top, bottom, left, right = top - top[0], bottom - top[0], left - left[0], right - left[0]
-    rows = _mix(sums[top], sums[bottom], down[:, None, None])
-    number = np.arange(len(rows))[:, None] * rows.shape[1]
-    whole = np.minimum(bins.astype(np.int64), BINS - 1)
-    part = bins - whole.astype(np.float32)
-    flat = rows.reshape(-1)
+    result = np.empty(bins.shape, np.float32)
+    for rows in _bands(top, bottom):
+        low = sums[top[rows.start]]
+        tables = _mix(low, sums[bottom[rows.start]], down[rows, None, None]).reshape(-1)
+        steps = tables[1:] - tables[:-1]
+        whole = np.minimum(bins[rows].astype(np.int64), BINS - 1)
+        part = bins[rows] - whole.astype(np.float32)
+        whole += np.arange(len(whole))[:, None] * low.size
+        sides = []
+        for column in (left, right):
+            place = whole + column * low.shape[1]
+            side = steps.take(place)
+            side *= part
+            side += tables.take(place)
+            sides.append(side)
+        result[rows] = _mix(sides[0], sides[1], along)
+    return result
 
-    def at(column: np.ndarray) -> np.ndarray:
-        place = (number + column) * (BINS + 1) + whole
-        return _mix(flat[place], flat[place + 1], part)
 
-    return _mix(at(left), at(right), along)
+def _bands(top: np.ndarray, bottom: np.ndarray) -> Iterator[slice]:
+    """Rows between the same regions, of which so few at once that their tables are in a cache."""
+    changes = np.flatnonzero((top[1:] != top[:-1]) | (bottom[1:] != bottom[:-1])) + 1
+    for start, stop in zip([0, *changes.tolist()], [*changes.tolist(), len(top)]):
+        for first in range(start, stop, _ROWS):
+            yield slice(first, min(first + _ROWS, stop))

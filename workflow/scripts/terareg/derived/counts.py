@@ -29,10 +29,11 @@ def count_values(voxels: np.ndarray, planes: Sequence[int]) -> dict[str, np.ndar
     numbers = np.asarray(planes)
     if voxels.dtype.kind == "u":
         for number in np.unique(numbers):
-            total = np.zeros(np.iinfo(voxels.dtype).max + 1, np.int64)
+            total = np.zeros(0, np.int64)
             for at in np.flatnonzero(numbers == number):
-                found = np.bincount(voxels[at].reshape(-1))
-                total[: found.size] += found
+                found = np.bincount(voxels[at].reshape(-1), minlength=total.size)
+                found[: total.size] += total
+                total = found
             values = np.flatnonzero(total)
             parts.append(_columns(np.full(values.shape, number), values, total[values]))
     else:
@@ -53,15 +54,20 @@ def add_counts(parts: Sequence[Measured]) -> dict[str, np.ndarray]:
     )
     if not plane.size:
         return _columns(plane, value, count)
-    later = (plane[1:] > plane[:-1]) | ((plane[1:] == plane[:-1]) & (value[1:] > value[:-1]))
-    if later.all():  # as parts of different planes are
+    key = _order(plane, value)
+    if (key[1:] > key[:-1]).all():  # as parts of different planes are
         return _columns(plane, value, count)
-    order = np.lexsort((value, plane))
-    plane, value, count = plane[order], value[order], count[order]
-    new = np.ones(plane.size, bool)
-    new[1:] = (plane[1:] != plane[:-1]) | (value[1:] != value[:-1])
-    first = np.flatnonzero(new)
+    order = np.argsort(key)
+    plane, value, count, key = plane[order], value[order], count[order], key[order]
+    first = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
     return _columns(plane[first], value[first], np.add.reduceat(count, first))
+
+
+def _order(plane: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Numbers that are in the order of planes and values, which 32 bits hold."""
+    # -0 becomes 0; bits of negative numbers are in the reverse order
+    bits = (value + 0.0).astype(np.float32).view(np.int32)
+    return (plane.astype(np.int64) << 32) + np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 def percentiles(counts: Measured, percent: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

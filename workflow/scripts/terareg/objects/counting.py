@@ -18,6 +18,7 @@ from terareg.core.frames import Frame
 _BOX_LOW, _BOX_HIGH = ("z_min", "y_min", "x_min"), ("z_max", "y_max", "x_max")
 #: sums of squares do not fit into 64 bits and are kept as two numbers of this many bits and more
 _HALF = 32
+_TOGETHER = 1 << 20  # voxels of planes that are counted at once
 
 
 @dataclass(frozen=True)
@@ -70,66 +71,68 @@ def count_block(
     for name, other in (("image", image), ("regions", regions)):
         if other is not None and other.shape != labels.shape:
             raise VolumeError(f"{name} have shape {other.shape} but the labels have {labels.shape}")
+    # one plane of an image at a time: sums of floats depend on what is summed together
+    depth = max(1, _TOGETHER // labels[0].size) if image is None else 1
     planes = [
-        _count_plane(
-            labels[z],
+        _count_planes(
+            labels[z : z + depth],
             (start[0] + z, start[1], start[2]),
-            None if image is None else image[z],
-            None if regions is None else regions[z],
+            None if image is None else image[z : z + depth],
+            None if regions is None else regions[z : z + depth],
         )
-        for z in range(labels.shape[0])
+        for z in range(0, labels.shape[0], depth)
     ]
     return merge_counts(planes)
 
 
-def _count_plane(
+def _count_planes(
     labels: np.ndarray,
     start: tuple[int, int, int],
     image: np.ndarray | None,
     regions: np.ndarray | None,
 ) -> CountTable:
-    """Counts of one plane, from its runs of equal voxels along x."""
-    width = labels.shape[1]
+    """Counts of some planes, from their runs of equal voxels along x."""
+    _, height, width = labels.shape
     change = np.ones(labels.shape, bool)
-    change[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    np.not_equal(labels[..., 1:], labels[..., :-1], out=change[..., 1:])
     if regions is not None:
-        change[:, 1:] |= regions[:, 1:] != regions[:, :-1]
-    begin = np.flatnonzero(change)
-    label = labels.reshape(-1)[begin].astype(np.uint64)
-    end = np.append(begin[1:], labels.size)
+        change[..., 1:] |= regions[..., 1:] != regions[..., :-1]
+    every = np.flatnonzero(change)
+    label = labels.reshape(-1)[every]
     kept = label > 0
+    begin, length = every[kept], np.diff(every, append=labels.size)[kept]
+    label = label[kept].astype(np.uint64)
     region = np.zeros(len(label), np.uint64)
     if regions is not None:
         region = regions.reshape(-1)[begin].astype(np.uint64)
-    y, x = np.divmod(begin, width)
-    length = end - begin
+    row, x = np.divmod(begin, width)
+    z, y = np.divmod(row, height)
+    z, y, x = z + start[0], y + start[1], x + start[2]
     columns = {
         "voxels": length,
-        "z": length * start[0],
-        "y": length * (y + start[1]),
-        "x": length * (x + start[2]) + length * (length - 1) // 2,
-        "z_min": np.full(len(begin), start[0]),
-        "y_min": y + start[1],
-        "x_min": x + start[2],
-        "z_max": np.full(len(begin), start[0]),
-        "y_max": y + start[1],
-        "x_max": x + start[2] + length - 1,
+        "z": length * z,
+        "y": length * y,
+        "x": length * x + length * (length - 1) // 2,
+        "z_min": z,
+        "y_min": y,
+        "x_min": x,
+        "z_max": z,
+        "y_max": y,
+        "x_max": x + length - 1,
     }
     if image is not None:
         values = np.ascontiguousarray(image).reshape(-1)
         wide = values.astype(np.int64 if values.dtype.kind in "ui" else np.float64)
-        columns["sum"] = np.add.reduceat(wide, begin)
-        columns["min"] = np.minimum.reduceat(values, begin)
-        columns["max"] = np.maximum.reduceat(values, begin)
-        squares = np.add.reduceat(wide * wide, begin)
+        columns["sum"] = np.add.reduceat(wide, every)[kept]
+        columns["min"] = np.minimum.reduceat(values, every)[kept]
+        columns["max"] = np.maximum.reduceat(values, every)[kept]
+        squares = np.add.reduceat(wide * wide, every)[kept]
         if values.dtype.kind in "ui":
             columns["square_high"] = squares >> _HALF
             columns["square_low"] = squares & ((1 << _HALF) - 1)
         else:
             columns["square"] = squares
-    return merge_counts(
-        [CountTable(label[kept], region[kept], {k: v[kept] for k, v in columns.items()})]
-    )
+    return merge_counts([CountTable(label, region, columns)])
 
 
 def merge_counts(tables: Iterable[CountTable]) -> CountTable:
@@ -139,7 +142,8 @@ def merge_counts(tables: Iterable[CountTable]) -> CountTable:
         raise VolumeError("there are no blocks to count")
     label = np.concatenate([t.label for t in tables])
     region = np.concatenate([t.region for t in tables])
-    order = np.lexsort((region, label))
+    # without regions one key is enough
+    order = np.lexsort((region, label)) if region.any() else np.argsort(label, kind="stable")
     label, region = label[order], region[order]
     new = np.ones(len(label), bool)
     new[1:] = (label[1:] != label[:-1]) | (region[1:] != region[:-1])

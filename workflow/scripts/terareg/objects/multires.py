@@ -112,31 +112,43 @@ def _fragments(
     middle = places[faces].mean(axis=1)
     last = np.maximum(places.max(0), 0)
     cell = np.clip(np.floor(middle), 0, np.floor(last)).astype(np.int64)
-    _, first, inverse = np.unique(cell, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(inverse.reshape(-1), kind="stable")
-    ends = np.cumsum(np.bincount(inverse.reshape(-1)))
+    _, first, inverse = np.unique(_code(cell), return_index=True, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    ends = np.cumsum(np.bincount(inverse))
     found = {}
     for start, stop, one in zip(np.append(0, ends[:-1]), ends, first):
         x, y, z = cell[one].tolist()
-        data = _encode(places - cell[one], faces[order[start:stop]])
+        data = _encode(places, faces[order[start:stop]], cell[one])
         if data:
             found[x, y, z] = data
     return found
 
 
-def _encode(places: np.ndarray, faces: np.ndarray) -> bytes:
-    """Draco mesh of triangles whose corners lie between 0 and 1."""
-    used, faces = np.unique(faces, return_inverse=True)
-    steps = np.clip(np.floor(places[used] * _TOP + 0.5), 0, _TOP).astype(np.int64)
-    steps, same = np.unique(steps, axis=0, return_inverse=True)
-    faces = same.reshape(-1)[faces.reshape(-1, 3)]
+def _code(triples: np.ndarray) -> np.ndarray:
+    """Triples of numbers below 2^21 as one number each, in the same order."""
+    return triples[:, 0] << 42 | triples[:, 1] << 21 | triples[:, 2]
+
+
+def _encode(places: np.ndarray, faces: np.ndarray, cell: np.ndarray) -> bytes:
+    """Draco mesh of triangles in a cell; vertices that they do not have are left out."""
+    if len(faces) > len(places):  # faster, if most are used
+        mask = np.zeros(len(places), bool)
+        mask[faces] = True
+        used, faces = np.flatnonzero(mask), (np.cumsum(mask) - 1)[faces]
+    else:
+        used, faces = np.unique(faces, return_inverse=True)
+    steps = np.clip(np.floor((places[used] - cell) * _TOP + 0.5), 0, _TOP).astype(np.int64)
+    _, first, same = np.unique(_code(steps), return_index=True, return_inverse=True)
+    steps, faces = steps[first], same[faces]
     a, b, c = (steps[faces[:, n]] for n in range(3))
-    faces = faces[np.cross(b - a, c - a).any(axis=1)]
-    if not len(faces):
+    whole = np.cross(b - a, c - a).any(axis=1)
+    if not whole.any():
         return b""
-    used, faces = np.unique(faces, return_inverse=True)
+    if not whole.all():
+        used, faces = np.unique(faces[whole], return_inverse=True)
+        steps = steps[used]
     return DracoPy.encode(
-        steps[used].astype(np.float32),
+        steps.astype(np.float32),
         faces.reshape(-1, 3).astype(np.uint32),
         quantization_bits=BITS,
         quantization_range=_TOP,

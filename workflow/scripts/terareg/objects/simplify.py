@@ -2,13 +2,13 @@
 
 Quadric error metrics (Garland and Heckbert 1997): every vertex carries the sum of squared distances
 to the planes of the triangles that it stands for, weighted by area, and an edge becomes a vertex
-where that sum is least. Here many edges are collapsed at once, none of them beside another one, so
-that the result does not depend on the order in which they are looked at.
+where that sum is least. Here many edges are collapsed at once, no two of which share a vertex. Of
+those that together would turn a triangle over, or make an edge of four triangles, the worst wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,37 +18,33 @@ _MOST_ROUNDS = 200
 _LEAST_SHARE = 0.002  # a round that collapses fewer of the vertices is the last
 _TURN = 0.2  # cosine of the largest angle by which a triangle may turn
 _PASSES = 3
-_COST_STEPS = 1 << 20  # costs of edges are compared in as many steps of the largest
-_SHUFFLE = np.uint64(0x9E3779B97F4A7C15)  # an odd number, so that products differ
-_TOGETHER = 1_000_000  # triangles of surfaces that are simplified at once
+# errors of edges are compared in so many steps of the largest: were they told apart further, most
+# edges would wait for a neighbour, and the result has neither fewer triangles nor a smaller error
+_STEPS = 64
+_SHUFFLE = 0x1E3779B97F4A7C15  # an odd number, so that products differ
+_NEVER = np.iinfo(np.int64).max
+_TOGETHER = 150_000  # triangles of surfaces that are simplified at once
+_PART = 4096  # edges or triangles whose numbers are in the processor's cache at once
+_SIDES = ((0, 1), (1, 2), (2, 0))
 
-
-@dataclass
-class _Edges:
-    """Edges in order: vertices ``u < v``, the place of a vertex in place of both, and its cost."""
-
-    u: np.ndarray
-    v: np.ndarray
-    place: np.ndarray
-    cost: np.ndarray
-
-    @property
-    def key(self) -> np.ndarray:
-        """Both vertices as one number, in the order of the edges."""
-        return _key(self.u, self.v)
+#: first and second vertex of edges, and their order
+_Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass
 class _Mesh:
-    """Vertices, their quadrics (10 numbers) and weights, faces, which vertices stay, and which of
-    the first vertices each was."""
+    """Vertices, which keep their number when others are gone, and faces.
 
-    vertices: np.ndarray
-    quadrics: np.ndarray
-    weights: np.ndarray
+    ``rows`` has for each vertex the 10 numbers of its quadric, its weight and its place;
+    ``places`` the same places as columns; ``faces`` are columns, too. A vertex that is ``fixed``
+    keeps its place; one of the ``border`` may have fewer than three triangles.
+    """
+
+    rows: np.ndarray
+    places: np.ndarray
     faces: np.ndarray
     fixed: np.ndarray
-    origin: np.ndarray
+    border: np.ndarray
 
 
 def simplified_together(
@@ -129,230 +125,285 @@ def _simplified(
     if not len(faces) or error <= 0:
         return vertices, faces, np.arange(len(vertices))
     centre = vertices.mean(axis=0)  # large coordinates would cost digits of the distances
-    mesh = _with_quadrics(vertices - centre, faces, fixed)
-    edges = _costed(mesh, *_edges(mesh.faces)[:2])
-    rejected = np.zeros(0, np.int64)
+    mesh, edges = _prepared(vertices - centre, faces, fixed, error)
+    left = len(vertices)
     for _ in range(_MOST_ROUNDS):
-        before = len(mesh.vertices)
-        collapsed, edges, rejected = _round(mesh, edges, error, rejected)
-        if collapsed < max(1, _LEAST_SHARE * before):
+        collapsed, edges = _round(mesh, edges, error)
+        if collapsed < max(1, _LEAST_SHARE * left):
             break
-    return mesh.vertices + centre, mesh.faces, mesh.origin
+        left -= collapsed
+    used = np.zeros(len(vertices), bool)
+    used[mesh.faces] = True
+    number = np.cumsum(used) - 1
+    return mesh.places.T[used] + centre, number[mesh.faces.T], np.flatnonzero(used)
 
 
-def _with_quadrics(vertices: np.ndarray, faces: np.ndarray, fixed: np.ndarray | None) -> _Mesh:
-    a, b, c = (vertices[faces[:, n]] for n in range(3))
-    normal = np.cross(b - a, c - a)
-    length = np.linalg.norm(normal, axis=1)
-    unit = np.divide(normal, length[:, None], out=np.zeros_like(normal), where=length[:, None] > 0)
-    plane = np.column_stack([unit, -np.einsum("ij,ij->i", unit, a)])
-    upper = np.triu_indices(4)
-    each = plane[:, upper[0]] * plane[:, upper[1]] * (length / 2)[:, None]
-    quadrics = np.zeros((len(vertices), 10))
-    weights = np.zeros(len(vertices))
-    for n in range(3):
-        for i in range(10):
-            quadrics[:, i] += np.bincount(faces[:, n], each[:, i], len(vertices))
-        weights += np.bincount(faces[:, n], length / 2, len(vertices))
-    stay = np.zeros(len(vertices), bool) if fixed is None else fixed.copy()
-    u, v, counts = _edges(faces)
-    stay[u[counts != 2]] = stay[v[counts != 2]] = True
-    return _Mesh(vertices, quadrics, weights, faces, stay, np.arange(len(vertices)))
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(n, n + _PART) for n in range(0, count, _PART))
 
 
-def _key(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u << 32 | v
+def _prepared(
+    vertices: np.ndarray, faces: np.ndarray, fixed: np.ndarray | None, error: float
+) -> tuple[_Mesh, _Edges]:
+    """A mesh, and its edges that may be collapsed."""
+    count, columns, places = len(vertices), faces.T.copy(), vertices.T.copy()
+    each = np.empty((len(faces), 11))
+    for part in _parts(len(faces)):
+        normal, a = _normals(places, columns[:, part])
+        length = np.sqrt(_dot(normal, normal))
+        unit = normal / np.where(length > 0, length, 1)
+        (x, y, z), d, half = unit, -_dot(unit, a), length / 2
+        products = (x * x, x * y, x * z, x * d, y * y, y * z, y * d, z * z, z * d, d * d)
+        for column, product in zip(each[part].T, products):
+            np.multiply(product, half, out=column)
+        each[part, 10] = half
+    corners = sparse.csr_array(
+        (np.ones(faces.size), faces.reshape(-1), np.arange(0, faces.size + 1, 3)),
+        shape=(len(faces), count),
+    )
+    u, v, sheets, proper = _edges(columns)
+    stay = np.zeros(count, bool) if fixed is None else fixed.copy()
+    border, knot = np.zeros(count, bool), np.zeros(count, bool)
+    stay[u[~proper]] = stay[v[~proper]] = True
+    border[u[~proper]] = border[v[~proper]] = True
+    # where more than two sheets meet, nothing is collapsed
+    several = ~proper & (sheets > 1)
+    knot[u[several]] = knot[v[several]] = True
+    free = proper & ~(knot[u] | knot[v])
+    mesh = _Mesh(np.hstack([corners.T @ each, vertices]), places, columns, stay, border)
+    return mesh, _possible(mesh, u[free], v[free], error)
 
 
-def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First and second vertex of every edge, sorted, and how many triangles each has."""
-    a, b, c = faces.T
-    pairs = ((a, b), (b, c), (c, a))
-    keys = [_key(np.minimum(one, two), np.maximum(one, two)) for one, two in pairs]
-    unique, counts = np.unique(np.concatenate(keys), return_counts=True)
-    return unique >> 32, unique & 0xFFFFFFFF, counts
+def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Lower and higher vertex of every edge, sorted, how many triangles it has, and whether these
+    are one on each side."""
+    keys = []
+    for i, j in _SIDES:
+        one, other = faces[i], faces[j]
+        keys.append(np.minimum(one, other) << 33 | np.maximum(one, other) << 1 | (one > other))
+    both = np.sort(np.concatenate(keys))
+    edge = both >> 1
+    first = np.flatnonzero(np.append(True, edge[1:] != edge[:-1]))
+    sheets = np.diff(first, append=len(edge))
+    last = first + sheets - 1
+    proper = (sheets == 2) & (both[first] & 1 == 0) & (both[last] & 1 == 1)
+    return edge[first] >> 32, edge[first] & 0xFFFFFFFF, sheets, proper
 
 
-def _costed(mesh: _Mesh, u: np.ndarray, v: np.ndarray) -> _Edges:
-    return _Edges(u, v, *_best_place(mesh, u, v))
+def _normals(places: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Normals of faces, twice as long as the area, and their first corners; columns."""
+    a, b, c = (places.take(corner, axis=1) for corner in faces)
+    b -= a
+    c -= a
+    return np.stack([b[i] * c[j] - b[j] * c[i] for i, j in ((1, 2), (2, 0), (0, 1))]), a
 
 
-def _round(
-    mesh: _Mesh, edges: _Edges, error: float, rejected: np.ndarray
-) -> tuple[int, _Edges, np.ndarray]:
-    """Collapse edges that are not beside one another.
-
-    Returns their number, the edges that are left, and the keys of those not to try.
-    """
-    count, u, v, cost = len(mesh.vertices), edges.u, edges.v, edges.cost
-    possible = (cost <= error**2) & ~(mesh.fixed[u] & mesh.fixed[v])
-    # as both are sorted, where a key would be put is where it is
-    possible[np.searchsorted(edges.key, rejected)] = False
-    if not possible.any():
-        return 0, edges, rejected
-    rank = np.full(len(u), len(u))
-    chosen = np.flatnonzero(possible)
-    # digits that depend on place and unit decide nothing; equal ones in an order without direction
-    about = np.rint(cost[chosen] * (_COST_STEPS / error**2))
-    shuffled = (u[chosen] * count + v[chosen]).astype(np.uint64) * _SHUFFLE
-    rank[chosen[_sorted(about.astype(np.uint64), shuffled)]] = np.arange(len(chosen))
-    picked = _apart(u, v, rank, count)
-    good = _keeps_shape(mesh, (u, v), edges.place, picked)
-    refused = picked[~good]
-    picked = picked[good]
-    touched = np.zeros(count, bool)
-    touched[u[picked]] = touched[v[picked]] = True
-    rejected = np.union1d(rejected, _key(u[refused], v[refused]))
-    # an edge at a vertex that has moved may be tried again
-    rejected = rejected[~touched[rejected >> 32] & ~touched[rejected & 0xFFFFFFFF]]
-    number = _collapse(mesh, u[picked], v[picked], edges.place[picked])
-    new = np.zeros(len(mesh.vertices), bool)
-    new[number[u[picked]]] = True
-    rejected = _key(number[rejected >> 32], number[rejected & 0xFFFFFFFF])
-    return len(picked), _renewed(mesh, edges, touched, number, new), rejected
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _sorted(first: np.ndarray, then: np.ndarray) -> np.ndarray:
-    """Order by two keys, the first up to ``_COST_STEPS``."""
-    both = first << np.uint64(43) | then >> np.uint64(21)
-    order = np.argsort(both)
-    # several times as fast, and the same unless digits that were cut off decide
-    ranked = both[order]
-    return np.lexsort((then, first)) if (ranked[1:] == ranked[:-1]).any() else order
-
-
-def _renewed(
-    mesh: _Mesh, edges: _Edges, touched: np.ndarray, number: np.ndarray, new: np.ndarray
-) -> _Edges:
-    """Edges of a mesh after a round: what no collapse has touched costs what it did."""
-    kept = ~(touched[edges.u] | touched[edges.v])
-    u, v = number[edges.u[kept]], number[edges.v[kept]]
-    a, b, c = mesh.faces.T
-    beside = _edges(mesh.faces[new[a] | new[b] | new[c]])
-    at_new = new[beside[0]] | new[beside[1]]
-    more = _costed(mesh, beside[0][at_new], beside[1][at_new])
-    where = np.searchsorted(_key(u, v), more.key)
-    return _Edges(
-        np.insert(u, where, more.u), np.insert(v, where, more.v),
-        np.insert(edges.place[kept], where, more.place, axis=0),
-        np.insert(edges.cost[kept], where, more.cost),
-    )  # fmt: skip
+def _possible(mesh: _Mesh, u: np.ndarray, v: np.ndarray, error: float) -> _Edges:
+    """Those of some edges whose collapse stays within the error, and their order."""
+    order = np.full(len(u), _NEVER)
+    for part in _parts(len(u)):
+        one, other = u[part], v[part]
+        _, squared = _best_place(mesh, one, other)
+        good = (squared <= error**2) & ~(mesh.fixed[one] & mesh.fixed[other])
+        # digits that depend on place and unit decide nothing; equal ones in an order without
+        # direction
+        about = np.rint(squared[good] * (_STEPS / error**2)).astype(np.int64)
+        mixed = ((one[good] * len(mesh.rows) + other[good]) * _SHUFFLE) & (1 << 48) - 1
+        order[part][good] = about << 48 | mixed
+    good = order < _NEVER
+    return u[good], v[good], order[good]
 
 
 def _best_place(mesh: _Mesh, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the vertex of each collapsed edge lies, and its mean squared distance."""
-    q = mesh.quadrics[u] + mesh.quadrics[v]
-    weight = np.maximum(mesh.weights[u] + mesh.weights[v], 1e-300)
-    a, b = mesh.vertices[u], mesh.vertices[v]
-    middle = (a + b) / 2
+    """Where the vertex of each collapsed edge lies (columns), and its mean squared distance."""
+    first, both = mesh.rows.take(u, axis=0), mesh.rows.take(v, axis=0)
+    both += first
+    columns = np.ascontiguousarray(both.T)
+    m00, m01, m02, m03, m11, m12, m13, m22, m23, m33, weight = columns[:11]
+    weight = np.maximum(weight, 1e-300)
+    middle = columns[11:] * 0.5
     # a weak pull towards the middle decides where planes leave the place open
     pull = 1e-3 * weight
-    m00, m01, m02, m03, m11, m12, m13, m22, m23, _ = q.T
-    m00, m11, m22 = m00 + pull, m11 + pull, m22 + pull
-    right = np.stack([-m03, -m13, -m23]) + pull * middle.T
-    c00, c01, c02 = m11 * m22 - m12 * m12, m02 * m12 - m01 * m22, m01 * m12 - m02 * m11
-    c11, c12, c22 = m00 * m22 - m02 * m02, m01 * m02 - m00 * m12, m00 * m11 - m01 * m01
-    determinant = m00 * c00 + m01 * c01 + m02 * c02
+    n00, n11, n22 = m00 + pull, m11 + pull, m22 + pull
+    r0, r1, r2 = pull * middle - columns[[3, 6, 8]]
+    c00, c01, c02 = n11 * n22 - m12 * m12, m02 * m12 - m01 * n22, m01 * m12 - m02 * n11
+    c11, c12, c22 = n00 * n22 - m02 * m02, m01 * m02 - n00 * m12, n00 * n11 - m01 * m01
+    determinant = n00 * c00 + m01 * c01 + m02 * c02
+    open_ = determinant == 0
     place = np.stack(
         [
-            c00 * right[0] + c01 * right[1] + c02 * right[2],
-            c01 * right[0] + c11 * right[1] + c12 * right[2],
-            c02 * right[0] + c12 * right[1] + c22 * right[2],
+            c00 * r0 + c01 * r1 + c02 * r2,
+            c01 * r0 + c11 * r1 + c12 * r2,
+            c02 * r0 + c12 * r1 + c22 * r2,
         ]
     )
-    place = (place / np.where(determinant == 0, 1, determinant)).T
-    reach = np.linalg.norm(b - a, axis=1)
-    far = np.linalg.norm(place - middle, axis=1) > 2 * reach
-    place = np.where((far | (determinant == 0))[:, None], middle, place)
-    place = np.where(mesh.fixed[u][:, None], a, np.where(mesh.fixed[v][:, None], b, place))
-    x, y, z = place.T
-    q = q.T
+    place /= np.where(open_, 1, determinant)
+    half, way = middle - first[:, 11:].T, place - middle
+    far = np.flatnonzero(open_ | (_dot(way, way) > 16 * _dot(half, half)))
+    place[:, far] = middle[:, far]
+    for end in (v, u):
+        stays = np.flatnonzero(mesh.fixed[end])
+        place[:, stays] = mesh.places[:, end[stays]]
+    x, y, z = place
     total = (
-        q[0] * x * x + q[4] * y * y + q[7] * z * z + q[9]
-        + 2 * (q[1] * x * y + q[2] * x * z + q[5] * y * z + q[3] * x + q[6] * y + q[8] * z)
+        m00 * x * x + m11 * y * y + m22 * z * z + m33
+        + 2 * (m01 * x * y + m02 * x * z + m12 * y * z + m03 * x + m13 * y + m23 * z)
     )  # fmt: skip
     return place, np.maximum(total, 0) / weight
 
 
-def _apart(u: np.ndarray, v: np.ndarray, rank: np.ndarray, count: int) -> np.ndarray:
-    """Edges in order of rank of which no two share a vertex or are joined by an edge."""
-    open_ = rank < len(rank)
+def _apart(edges: _Edges, count: int) -> np.ndarray:
+    """Edges of which each comes before all others at its vertices; no two share a vertex."""
+    u, v, order = edges
+    left = np.arange(len(u))
     picked = []
+    taken = np.zeros(count, bool)
     for _ in range(_PASSES):
-        rank_now = np.where(open_, rank, len(rank))
-        least = np.full(count, len(rank))
-        np.minimum.at(least, u, rank_now)
-        np.minimum.at(least, v, rank_now)
-        around = least.copy()
-        np.minimum.at(around, u, least[v])
-        np.minimum.at(around, v, least[u])
-        found = np.flatnonzero(open_ & (rank == around[u]) & (rank == around[v]))
-        if not len(found):
-            break
+        one, other, here = u[left], v[left], order[left]
+        least = np.full(count, _NEVER)
+        np.minimum.at(least, one, here)
+        np.minimum.at(least, other, here)
+        found = left[(here == least[one]) & (here == least[other])]
         picked.append(found)
-        taken = np.zeros(count, bool)
         taken[u[found]] = taken[v[found]] = True
-        beside = taken.copy()
-        beside[u[taken[v]]] = beside[v[taken[u]]] = True
-        open_ &= ~(beside[u] | beside[v])
-    return np.concatenate(picked) if picked else np.zeros(0, np.int64)
+        left = left[~(taken[one] | taken[other])]
+    result = np.concatenate(picked)
+    # two with the same order may have met; the later one stays
+    number, owner = np.arange(len(result)), np.full(count, -1)
+    owner[u[result]] = number
+    owner[v[result]] = number
+    return result[(owner[u[result]] == number) & (owner[v[result]] == number)]
 
 
-def _keeps_shape(
-    mesh: _Mesh, ends: tuple[np.ndarray, np.ndarray], place: np.ndarray, picked: np.ndarray
-) -> np.ndarray:
-    """Whether the collapse of each picked edge keeps the topology and turns no triangle over."""
-    u, v = (end[picked] for end in ends)
-    count = len(mesh.vertices)
-    owner = np.full(count, -1)
-    owner[u] = owner[v] = np.arange(len(picked))
-    here = np.flatnonzero((owner[ends[0]] >= 0) | (owner[ends[1]] >= 0))
-    one, other = ends[0][here], ends[1][here]
-    both = np.concatenate([one, other]), np.concatenate([other, one])
-    beside = sparse.csr_array((np.ones(len(both[0]), np.int32), both), shape=(count, count))
-    # the two ends of an edge of a closed surface have two neighbours in common, or it is a neck;
-    # these keep at least three neighbours, or two triangles would lie on each other
-    common = beside[u].multiply(beside[v])
-    neighbours = np.bincount(ends[0], minlength=count) + np.bincount(ends[1], minlength=count)
-    few = (neighbours <= 3).astype(np.int32)
-    good = (np.asarray(common.sum(axis=1)).reshape(-1) == 2) & (common @ few == 0)
-    moved = mesh.vertices.copy()
-    moved[u] = moved[v] = place[picked]
-    of_faces = owner[mesh.faces]
-    # of the corners of a face that remains one at most belongs to a picked edge
-    a, b, c = (of_faces >= 0).T
-    near = np.flatnonzero((a ^ b ^ c) & ~(a & b & c))
-    edge = np.maximum(np.maximum(*of_faces[near, :2].T), of_faces[near, 2])
-    old, new = (_normals(points, mesh.faces[near]) for points in (mesh.vertices, moved))
-    along = np.einsum("ij,ij->i", old, new)
-    turned = along <= _TURN * np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)
-    good[edge[turned]] = False
-    return good
-
-
-def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    a, b, c = (vertices[faces[:, n]] for n in range(3))
-    return np.cross(b - a, c - a)
-
-
-def _collapse(mesh: _Mesh, u: np.ndarray, v: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Collapse edges to their first vertex; return the new number of every vertex."""
-    count = len(mesh.vertices)
-    mesh.vertices[u] = place
-    mesh.quadrics[u] += mesh.quadrics[v]
-    mesh.weights[u] += mesh.weights[v]
-    mesh.fixed[u] |= mesh.fixed[v]
-    target = np.arange(count)
-    target[v] = u
-    faces = target[mesh.faces]
-    whole = (
-        (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+def _round(mesh: _Mesh, edges: _Edges, error: float) -> tuple[int, _Edges]:
+    """Collapse edges that share no vertex; return their number and the edges to try next."""
+    u, v, order = edges
+    count = len(mesh.rows)
+    picked = _apart(edges, count)
+    one, other = u[picked], v[picked]
+    places = [_best_place(mesh, one[part], other[part])[0] for part in _parts(len(picked))]
+    place = np.concatenate([np.zeros((3, 0)), *places], axis=1)
+    done, refused, near, faces = _collapsible(mesh, (one, other, order[picked]), place)
+    new = np.zeros(count, bool)
+    new[one[done]] = True
+    _collapse(mesh, one[done], other[done], place[:, done])
+    gone = _gone(faces)
+    kept = np.ones(mesh.faces.shape[1], bool)
+    kept[near[gone]] = False
+    mesh.faces[:, near] = faces
+    mesh.faces = mesh.faces[:, kept]
+    # edges at a vertex that has moved may be tried again, all others cost what they did
+    again = np.ones(len(u), bool)
+    again[picked[refused]] = False
+    moved = new.copy()
+    moved[other[done]] = True
+    again &= ~(moved[u] | moved[v])
+    more_u, more_v = _edges_at(faces[:, ~gone], new)
+    more = _possible(mesh, more_u, more_v, error)
+    return int(done.sum()), tuple(
+        np.concatenate([old[again], found]) for old, found in zip(edges, more)
     )
-    kept = np.ones(count, bool)
-    kept[v] = False
-    number = np.cumsum(kept) - 1
-    mesh.faces = number[faces[whole]]
-    mesh.vertices, mesh.quadrics = mesh.vertices[kept], mesh.quadrics[kept]
-    mesh.weights, mesh.fixed = mesh.weights[kept], mesh.fixed[kept]
-    mesh.origin = mesh.origin[kept]
-    return number[target]
+
+
+def _gone(faces: np.ndarray) -> np.ndarray:
+    """Which faces have the same corner twice."""
+    a, b, c = faces
+    return (a == b) | (b == c) | (c == a)
+
+
+def _edges_at(faces: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and higher vertex of the edges of new vertices; each has a triangle on both sides."""
+    at_new = new[faces]
+    ends: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for i, j in _SIDES:
+        here = np.flatnonzero((faces[i] < faces[j]) & (at_new[i] | at_new[j]))
+        ends[0].append(faces[i].take(here))
+        ends[1].append(faces[j].take(here))
+    return np.concatenate(ends[0]), np.concatenate(ends[1])
+
+
+def _collapsible(
+    mesh: _Mesh, picked: _Edges, place: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Which of the picked edges can be collapsed together.
+
+    Returns that, which cannot even alone, the numbers of the faces that have a vertex of
+    a picked edge, and these faces with their new corners.
+    """
+    one, other, order = picked
+    count = len(mesh.rows)
+    done, refused = np.ones(len(one), bool), np.zeros(len(one), bool)
+    # the last, which stands for none, is never done
+    owner = np.full(count, len(one))
+    owner[one] = owner[other] = np.arange(len(one))
+    worth = np.append(order, -1)
+    target = np.arange(count)
+    target[other] = one
+    moved = mesh.places.copy()
+    moved[:, one] = moved[:, other] = place
+    a, b, c = (owner != len(one)).take(mesh.faces)
+    near = np.flatnonzero(a | b | c)
+    before = mesh.faces.take(near, axis=1)
+    after, owners = target.take(before), owner.take(before)
+    look = np.arange(len(near))
+    while True:
+        turned, twice = _defects(mesh, moved, (before[:, look], after[:, look]), owner < len(one))
+        at = np.concatenate([owner[turned], owner[np.stack([*twice, twice[1]])]], axis=1)
+        if not at.size:
+            # a surface of two triangles, or none, is none any more
+            corners = np.bincount(after[:, ~_gone(after)].reshape(-1), minlength=count)
+            few = np.flatnonzero(done & (corners[one] < 3) & ~mesh.border[one])
+            if not len(few):
+                return done, refused, near, after
+            at = np.stack([few] * 3)
+        # of all that meet at a defect the last has to wait; one that is alone is not tried again
+        last = np.take_along_axis(at, worth[at].argmax(axis=0)[None], axis=0)[0]
+        refused[last[((at == last) | (at == len(one))).all(axis=0)]] = True
+        back = np.zeros(len(one) + 1, bool)
+        back[last] = True
+        undone = np.flatnonzero(back)
+        done[undone] = False
+        owner[one[undone]] = owner[other[undone]] = len(one)
+        target[other[undone]] = other[undone]
+        for end in (one[undone], other[undone]):
+            moved[:, end] = mesh.places[:, end]
+        a, b, c = back.take(owners)
+        look = np.flatnonzero(a | b | c)
+        after[:, look] = target.take(before[:, look])
+
+
+def _defects(
+    mesh: _Mesh, moved: np.ndarray, faces: tuple[np.ndarray, np.ndarray], new: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Corners, before, of faces that turn too far, and ends of edges with two faces on a side."""
+    before, after = faces
+    a, b, c = new.take(after)
+    whole = np.flatnonzero((a | b | c) & ~_gone(after))
+    turned = [whole[:0]]
+    for part in _parts(len(whole)):
+        here = whole[part]
+        corners = before.take(here, axis=1)
+        old, now = _normals(mesh.places, corners)[0], _normals(moved, corners)[0]
+        along = _dot(old, now)
+        far = (along <= 0) | (along * along <= _TURN**2 * _dot(old, old) * _dot(now, now))
+        turned.append(here[far])
+    after = after.take(whole, axis=1)
+    at_new = new.take(after)
+    sides = [(after[i] << 32 | after[j])[at_new[i] | at_new[j]] for i, j in _SIDES]
+    keys = np.sort(np.concatenate(sides))
+    twice = np.unique(keys[1:][keys[1:] == keys[:-1]])
+    return before[:, np.concatenate(turned)], np.stack([twice >> 32, twice & 0xFFFFFFFF])
+
+
+def _collapse(mesh: _Mesh, one: np.ndarray, other: np.ndarray, place: np.ndarray) -> None:
+    """Collapse edges to their first vertices; faces stay as they are."""
+    rows = mesh.rows.take(one, axis=0) + mesh.rows.take(other, axis=0)
+    rows[:, 11:] = place.T
+    mesh.rows[one] = rows
+    mesh.places[:, one] = place
+    mesh.fixed[one] |= mesh.fixed[other]
+    mesh.border[one] |= mesh.border[other]

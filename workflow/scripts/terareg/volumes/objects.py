@@ -188,13 +188,16 @@ class BoxWriter(Together):
 
 
 def write_box(
-    store: Store, key: str, plan: VolumePlan, level: int, box: Block, array: np.ndarray
+    store: Store, key: str, plan: VolumePlan, level: int, box: Block, layers: Iterable[np.ndarray]
 ) -> dict[str, int]:
-    """Write a box of whole shards of a level in all formats; return {key: bytes}."""
+    """Write a box of whole shards of a level in all formats; return {key: bytes}.
+
+    ``layers`` are those of a :class:`BoxWriter`.
+    """
     writer = BoxWriter(store, key, plan, level, box)
     try:
-        for first in range(0, array.shape[0], plan.chunk[0]):
-            writer.next(array[first : first + plan.chunk[0]])
+        for layer in layers:
+            writer.next(layer)
         return writer.close()
     finally:
         writer.discard()

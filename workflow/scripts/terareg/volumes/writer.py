@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any
@@ -492,9 +492,7 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     for level in range(plan.block_levels, len(plan.levels)):
 
         def one(box: Block, level=level) -> dict[str, int]:
-            array = read_level(store, key, plan, level - 1, *plan.finer_box(level, box))
-            coarse = downsample(array, plan.step(level), plan.downsampling)
-            return write_box(store, key, plan, level, box, coarse)
+            return write_box(store, key, plan, level, box, _coarser(store, key, plan, level, box))
 
         what = f"{plan.name}: shards of level {level}"
         for written in map_items(one, plan.levels[level].shards(), workers=workers, what=what):
@@ -507,3 +505,22 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     }
     write_record(store, where, record)
     return record
+
+
+def _coarser(
+    store: Store, key: str, plan: VolumePlan, level: int, box: Block
+) -> Iterator[np.ndarray]:
+    """Layers of a box of a level, made from the level before.
+
+    That is read by rows of as many chunks as make one row of chunks.
+    """
+    (_, _, left), (bottom, back, right) = box.start, box.stop
+    depth, height, _ = plan.chunk
+    for z in range(box.start[0], bottom, depth):
+        layer = np.empty((min(depth, bottom - z), *box.shape[1:]), plan.dtype)
+        for y in range(box.start[1], back, height):
+            part = Block(box.index, (z, y, left), (z + len(layer), min(y + height, back), right))
+            finer = read_level(store, key, plan, level - 1, *plan.finer_box(level, part))
+            row = layer[:, y - box.start[1] :][:, :height]
+            row[...] = downsample(finer, plan.step(level), plan.downsampling)
+        yield layer
