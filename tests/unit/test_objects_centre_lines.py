@@ -48,7 +48,7 @@ def test_a_straight_tube(edge, end):
 @examples(12)
 @given(
     end=st.tuples(st.integers(8, 56), st.integers(8, 68), st.integers(8, 78)),
-    edge=st.tuples(*[st.integers(13, 60)] * 3),
+    edge=st.tuples(*[st.integers(18, 60)] * 3),
     radius_um=st.sampled_from([3.5, 4.5, 6.0]),
 )
 def test_any_tube_is_as_long_as_it_is_and_the_same_whatever_the_blocks(end, edge, radius_um):
@@ -64,21 +64,21 @@ def test_any_tube_is_as_long_as_it_is_and_the_same_whatever_the_blocks(end, edge
         assert facts.length_um == pytest.approx(length_um + 2 * radius_um, rel=0.03, abs=2)
 
 
-@examples(8)
+@examples(6)
 @given(
     seed=st.integers(0, 999),
-    edge=st.tuples(*[st.integers(9, 40)] * 3),
+    edge=st.tuples(*[st.integers(10, 30)] * 3),
     spacing_um=st.sampled_from([(1.0, 1.0, 1.0), (2.5, 1.0, 1.3)]),
 )
 def test_any_labels_are_the_same_whatever_the_blocks(seed, edge, spacing_um):
     """Lumps, sheets and holes, thicker than blocks thin, that touch one another and the border."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((40, 44, 36)), 3)
-    labels = (noise > np.quantile(noise, 0.5)) * (1 + np.indices(noise.shape)[1] // 15)
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((30, 33, 27)), 3)
+    labels = (noise > np.quantile(noise, 0.5)) * (1 + np.indices(noise.shape)[1] // 11)
     labels = labels.astype(np.uint64) * 2**40
     chosen = SkeletonSettings(margin_um=2.0, spur_um=3.0)
-    whole = skeletons_of(labels, labels.shape, spacing_um, chosen, rounds=3)
+    whole = skeletons_of(labels, labels.shape, spacing_um, chosen, rounds=2)
     assert len(whole) == 3
-    assert_same(whole, skeletons_of(labels, edge, spacing_um, chosen, rounds=3))
+    assert_same(whole, skeletons_of(labels, edge, spacing_um, chosen, rounds=2))
 
 
 @pytest.mark.parametrize("radius_um", [4.0, 12.0])

@@ -211,21 +211,35 @@ class _Forest:
 
     def graph(self, spacing: np.ndarray) -> sparse.csr_array:
         """Weighted by micrometres."""
-        weights = step_lengths(self.places, self.edges, spacing)
+        # two vertices may have moved to one place
+        weights = np.maximum(step_lengths(self.places, self.edges, spacing), _FLAT)
         pairs, count = (self.edges[:, 0], self.edges[:, 1]), len(self.places)
         return sparse.csr_array((weights, pairs), shape=(count, count))
 
 
 def _without_loops(forest: _Forest, spacing: np.ndarray) -> _Forest:
-    """The shortest tree of each piece, edges sorted; of equally long edges the first one stays."""
-    order = np.argsort(step_lengths(forest.places, forest.edges, spacing), kind="stable")
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
-    pairs, count = (forest.edges[:, 0], forest.edges[:, 1]), len(forest.places)
-    graph = sparse.csr_array((rank, pairs), shape=(count, count))
-    tree = csgraph.minimum_spanning_tree(graph).tocoo()
-    edges = np.sort(np.stack([tree.row, tree.col], 1).astype(np.int64), axis=1)
+    """The tree of shortest ways from the farthest vertex of each piece, edges sorted."""
+    _, before, _ = _from_roots(forest.graph(spacing))
+    ends = np.flatnonzero(before >= 0)
+    edges = np.sort(np.stack([before[ends], ends], 1).astype(np.int64), axis=1)
     return replace(forest, edges=edges[np.lexsort((edges[:, 1], edges[:, 0]))])
+
+
+def _from_roots(graph: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far vertices are from the root of their piece, the vertices before them, their pieces.
+
+    The root is the vertex that is farthest from the first one of the piece; before it is none, a
+    negative number.
+    """
+    _, piece = csgraph.connected_components(graph, directed=False)
+    _, firsts = np.unique(piece, return_index=True)
+    far = csgraph.dijkstra(graph, directed=False, indices=firsts, min_only=True)
+    order = np.lexsort((np.arange(len(far)), -far, piece))
+    roots = order[np.unique(piece[order], return_index=True)[1]]
+    far, before, _ = csgraph.dijkstra(
+        graph, directed=False, indices=roots, min_only=True, return_predecessors=True
+    )
+    return far, before, piece
 
 
 def _carried_on(
@@ -305,21 +319,12 @@ def _ways(forest: _Forest, ends: np.ndarray, spacing: np.ndarray) -> tuple[np.nd
 
 def _chosen(forest: _Forest, spacing: np.ndarray, settings: SkeletonSettings) -> _Forest:
     """The lines that TEASAR chooses; objects without a branch keep all."""
-    graph = forest.graph(spacing)
-    _, piece = csgraph.connected_components(graph, directed=False)
+    far, before, piece = _from_roots(forest.graph(spacing))
     branched = np.zeros(piece.max() + 1, bool)
     branched[piece[forest.degree > 2]] = True
     nodes = np.flatnonzero(branched[piece])
     if not len(nodes):
         return forest
-    _, firsts = np.unique(piece, return_index=True)
-    firsts = firsts[branched]
-    far = csgraph.dijkstra(graph, directed=False, indices=firsts, min_only=True)
-    nodes = nodes[np.lexsort((nodes, -far[nodes], piece[nodes]))]
-    _, which = np.unique(piece[nodes], return_index=True)
-    far, before, _ = csgraph.dijkstra(
-        graph, directed=False, indices=nodes[which], min_only=True, return_predecessors=True
-    )
     nodes = nodes[np.lexsort((nodes, -far[nodes], piece[nodes]))]
     kept = ~branched[piece]
     ends = np.append(np.flatnonzero(np.diff(piece[nodes])) + 1, len(nodes))
