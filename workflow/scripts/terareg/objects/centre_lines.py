@@ -74,9 +74,10 @@ def joined_lines(
     degree = np.bincount(edges.reshape(-1), minlength=len(places))
     ends = np.flatnonzero(degree < 2)
     extents_um = (_known_extents(found, ids, left[ends]) - 0.5) * extent_step_um(spacing_um)
-    deep = radius_um < 0
+    deep = np.flatnonzero(radius_um < 0)
+    deep_ends = np.flatnonzero(radius_um[ends] < 0)
     for each in np.unique(number[deep]).tolist():
-        surface = _near_cores(found, ids[each], spacing_um, rounds)
+        surface = _near_cores(found.between(ids[each], ids[each]), spacing_um, rounds)
         tree = spatial.cKDTree(surface * spacing)
 
         def far_um(
@@ -84,9 +85,9 @@ def joined_lines(
         ) -> np.ndarray:
             return tree.query(at * spacing)[0].astype(np.float32)
 
-        chosen = np.flatnonzero((number == each) & deep)
+        chosen = deep[_range_of(number[deep], each)]
         places[chosen], radius_um[chosen] = centred(places[chosen], far_um, spacing)
-        for row in np.flatnonzero(np.isin(ends, chosen)).tolist():
+        for row in deep_ends[_range_of(number[ends[deep_ends]], each)].tolist():
             end, most_um = ends[row], _FARTHEST * float(radius_um[ends[row]])
             near = tree.query_ball_point(places[end] * spacing, most_um)
             extents_um[row] = _extents_um(surface[near] - places[end], spacing, most_um)
@@ -123,12 +124,15 @@ def _known_extents(found: LineVoxels, ids: np.ndarray, rows: np.ndarray) -> np.n
     return extents
 
 
-def _near_cores(
-    found: LineVoxels, label: np.generic, spacing_um: Sequence[float], rounds: int
-) -> np.ndarray:
+def _range_of(number: np.ndarray, each: int) -> slice:
+    """Where a number is in an ascending list."""
+    return slice(*np.searchsorted(number, [each, each + 1]))
+
+
+def _near_cores(found: LineVoxels, spacing_um: Sequence[float], rounds: int) -> np.ndarray:
     """Voxels around a label, in cells near its cores: all that blocks know for certain."""
-    cores = np.unique(found.voxels[(found.labels == label) & (found.radius_um < 0)] // CELL, axis=0)
-    surface = np.unique(found.surfaces[found.surface_labels == label], axis=0)
+    cores = np.unique(found.voxels[found.radius_um < 0] // CELL, axis=0)
+    surface = np.unique(found.surfaces, axis=0)
     # no box of all cells, which for an object that goes through the volume would be too large
     wide = np.array(near_cells(spacing_um, rounds))
     tree = spatial.cKDTree(cores / wide)
