@@ -197,7 +197,7 @@ def thinned(
         Voxels that lines need; more are marked in it.
     rounds : iterable of sequence of int
         Axes along which a voxel must be at the surface to go in each of the rounds. Nothing is left
-        to do after one with all axes in which nothing goes.
+        to do once nothing has gone along any axis.
     live : numpy.ndarray of int64, optional
         Places of the voxels that are looked at; all, if not given.
 
@@ -209,6 +209,7 @@ def thinned(
     solid = voxels.solid
     live = np.flatnonzero(solid) if live is None else live
     parity = voxels.parity(live)
+    idle: set[int] = set()
     for axes in rounds:
         chosen = voxels.at_surface(live, axes) & ~needed[live]
         candidates, turns = live[chosen], parity[chosen]
@@ -222,7 +223,8 @@ def thinned(
             solid[here[simple]] = 0
             gone += int(np.count_nonzero(simple))
         # with a coarse axis waiting, nothing may go in a round and something in the next
-        if not gone and len(axes) == 3:
+        idle = set() if gone else idle | set(axes)
+        if len(idle) == 3:
             break
         stays = solid[live] != 0
         live, parity = live[stays], parity[stays]
