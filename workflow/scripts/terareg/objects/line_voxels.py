@@ -291,7 +291,8 @@ def _radii(
     is spacing and rounds; ``least_um`` a bound below, from which on voxels are looked at.
     """
     steps, far_um = _ball(tuple(map(float, ball[0])), ball[1])
-    found = np.full(len(indices), np.inf, np.float32)
+    # only what moved far along a coarse axis is deeper than all steps, which is then its radius
+    found = np.full(len(indices), far_um[-1], np.float32)
     flat, strides = labels.reshape(-1), np.array([labels[0].size, labels.shape[2], 1])
     last = np.array(labels.shape) - 1
     free = (np.minimum(indices, last - indices) >= np.abs(steps).max(0)).all(1)
