@@ -6,8 +6,12 @@ import DracoPy
 import numpy as np
 
 from terareg.core.frames import Frame
+from terareg.objects.centre_lines import joined_lines
 from terareg.objects.labelling import extended
+from terareg.objects.line_reach import ROUNDS
+from terareg.objects.line_voxels import LineVoxels, line_voxels, surroundings
 from terareg.objects.multires import BITS, decode_manifest
+from terareg.objects.skeletons import SkeletonSettings
 from terareg.volumes.plan import Block
 from terareg.volumes.reader import Levels
 
@@ -52,6 +56,23 @@ def is_closed(faces):
     forward, counts = np.unique(edges, axis=0, return_counts=True)
     backward, opposite = np.unique(edges[:, ::-1], axis=0, return_counts=True)
     return np.array_equal(forward, backward) and np.array_equal(counts, opposite)
+
+
+def surrounded_blocks(array, edge, spacing_um, rounds=ROUNDS):
+    """Blocks of an edge, each with what thinning needs of its surroundings, and where it begins."""
+    for block in blocks_of(array.shape, edge):
+        start, stop = surroundings(block, array.shape, spacing_um, rounds)
+        yield block, array[tuple(slice(a, b) for a, b in zip(start, stop))], start
+
+
+def skeletons_of(labels, edge, spacing_um, chosen=SkeletonSettings(), rounds=ROUNDS):  # noqa: B008
+    """Skeletons by label, from blocks of an edge."""
+    parts = [
+        line_voxels(voxels, start, block, spacing_um, rounds)
+        for block, voxels, start in surrounded_blocks(labels, edge, spacing_um, rounds)
+    ]
+    whole = LineVoxels.together(parts)
+    return dict(joined_lines(whole, labels.shape, spacing_um, chosen, rounds))
 
 
 def tube(shape, spacing_um, lines, radius_um):

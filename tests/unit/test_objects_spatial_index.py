@@ -10,7 +10,7 @@ import pytest
 from cloudvolume import Bbox, CloudVolume
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objects_helpers import ball, extended_blocks
+from objects_helpers import ball, extended_blocks, surrounded_blocks
 
 from terareg.core.frames import Frame
 from terareg.objects.id_shards import IdShards
@@ -41,10 +41,16 @@ def written(store, kind, index, frame, labels):
     parts, digests, where = Parts(store, "parts"), {}, (store, kind)
     mesh = MeshSettings(error_nm=300, sharded=True, shards=IdShards(1), index=index)
     lines = SkeletonFiles(SkeletonSettings(margin_um=2.0), shards=IdShards(1), index=index)
-    for block, voxels in extended_blocks(labels, (16, 20, 24)):
-        made = (surface_part(voxels, block, frame, mesh) if kind == "mesh"
-                else skeleton_part(voxels, block, frame, lines))  # fmt: skip
-        digests[block.name] = parts.write(block.name, made)
+    edge = (16, 20, 24)
+    made = {
+        block.name: surface_part(voxels, block, frame, mesh)
+        for block, voxels in extended_blocks(labels, edge)
+    } if kind == "mesh" else {
+        block.name: skeleton_part(voxels, start, block, frame, lines)
+        for block, voxels, start in surrounded_blocks(labels, edge, frame.spacing_um)
+    }  # fmt: skip
+    for name, part in made.items():
+        digests[name] = parts.write(name, part)
     arguments = (frame, OFFSET), (parts, digests), where
     summaries = [
         write_meshes(*arguments, [n], mesh) if kind == "mesh" else

@@ -1,4 +1,4 @@
-"""Lengths of fibres: known tubes, the same in any box, shells and blobs without a length."""
+"""Thinning: pieces, tunnels and cavities stay; labels and lists are thinned as masks and boxes."""
 
 from __future__ import annotations
 
@@ -7,151 +7,105 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from scipy.spatial import cKDTree
 from skimage.measure import euler_number
 
 from terareg.objects.line_reach import axes_of_round, thinning_rounds
-from terareg.objects.thinning import line_lengths, thinned
+from terareg.objects.thinning import (
+    BoxVoxels,
+    ListedVoxels,
+    cleaned,
+    edges_among,
+    fill_cavities,
+    may_end,
+    thinned,
+    unfinished,
+)
 
 ISOTROPIC, COARSE_Z = (1.0, 1.0, 1.0), (3.0, 1.0, 1.0)
-T = np.linspace(0, 1, 801)[:, None]
+FIRST = (3, 8, 5)
 
 
-def reader(mask):
-    return lambda start, stop: mask[tuple(slice(a, b) for a, b in zip(start, stop))]
+def noise_mask(seed, share, edge=20):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((edge,) * 3), 1)
+    return np.pad(noise > np.quantile(noise, share), 1)
 
 
-def measured(mask, spacing_um=ISOTROPIC, thickest_um=20.0, box=None):
-    box = box or ((0, 0, 0), mask.shape)
-    return line_lengths(reader(mask), box, mask.shape, spacing_um, thickest_um)
-
-
-def tube(line_um, radius_um, spacing_um, extent_um=72.0):
-    """Voxels whose centres are within the radius of a line."""
-    shape = [round(extent_um / s) for s in spacing_um]
-    axes = [np.arange(n) * s for n, s in zip(shape, spacing_um)]
-    places = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    far, _ = cKDTree(line_um).query(places, distance_upper_bound=radius_um)
-    return np.isfinite(far)
-
-
-def straight(*direction):
-    return 36 + (T - 0.5) * 50 * np.array(direction) / np.linalg.norm(direction)
-
-
-def arc():
-    angle = T * 2 * np.pi * 0.8
-    return 36 + 24 * np.concatenate([0.5 * np.sin(angle), 0.866 * np.sin(angle), np.cos(angle)], 1)
-
-
-def helix():
-    angle = T * 4 * np.pi
-    return 36 + np.concatenate([(T - 0.5) * 50, 20 * np.sin(angle), 20 * np.cos(angle)], 1)
-
-
-LINES = {
-    "along z": straight(1, 0, 0),
-    "diagonal": straight(1, 1, 1),
-    "slight slope": straight(0.1, 0.25, 1),
-    "oblique": straight(0.3, 0.7, 0.6),
-    "arc": arc(),
-    "helix": helix(),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("spacing_um", "radius_um", "within"),
-    [(ISOTROPIC, 1.0, 0.04), (ISOTROPIC, 2.5, 0.03), (ISOTROPIC, 7.0, 0.02),
-     (COARSE_Z, 2.0, 0.06), (COARSE_Z, 4.0, 0.08)],
-)  # fmt: skip
-def test_tubes_are_as_long_as_they_are(spacing_um, radius_um, within):
-    """Straight, oblique and curved, from tip to tip; all of them together closer than each."""
-    ratios = []
-    for line in LINES.values():
-        lengths, left = measured(tube(line, radius_um, spacing_um), spacing_um)
-        true_um = np.linalg.norm(np.diff(line, axis=0), axis=1).sum() + 2 * radius_um
-        ratios.append(lengths.sum() / 1000 / true_um)
-        assert left == 0
-    assert np.abs(np.array(ratios) - 1).max() < within
-    assert abs(np.mean(ratios) - 1) < 0.02
-
-
-def test_a_line_of_single_voxels_is_as_long_as_its_voxels():
-    mask = np.zeros((5, 5, 40), bool)
-    mask[2, 2, 5:35] = True
-    lengths, _ = measured(mask, (3.0, 1.0, 2.0))
-    assert lengths.sum() == pytest.approx(60_000, abs=200)
-    assert np.count_nonzero(lengths[~mask]) == 0
-
-
-@st.composite
-def random_masks(draw):
-    """Long masks of different texture, and a box in them."""
-    axis, seed = draw(st.integers(0, 2)), draw(st.integers(0, 999))
-    shape = [14, 15, 16]
-    shape[axis] = 110
-    rng = np.random.default_rng(seed)
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape), draw(st.sampled_from([0.6, 1, 2])))
-    mask = noise > np.quantile(noise, draw(st.sampled_from([0.6, 0.8, 0.95])))
-    start, stop = [0, 0, 0], list(shape)
-    start[axis] = draw(st.integers(1, 90))
-    stop[axis] = start[axis] + draw(st.integers(1, 19))
-    return mask, (tuple(start), tuple(stop))
-
-
-@pytest.mark.slow
-@settings(max_examples=15, deadline=None)
-@given(random_masks(), st.sampled_from([(1.0, 1.0, 1.0), (2.5, 1.0, 1.3)]))
-def test_any_box_is_the_part_of_the_whole(given_mask, spacing_um):
-    mask, (start, stop) = given_mask
-    whole, _ = measured(mask, spacing_um, 2.0)
-    part, _ = measured(mask, spacing_um, 2.0, (start, stop))
-    assert np.array_equal(part, whole[tuple(slice(a, b) for a, b in zip(start, stop))])
+def thin(box, spacing_um=ISOTROPIC, thickest_um=12.0):
+    """Thin a box in place; its voxels, and which lines need."""
+    voxels, needed = BoxVoxels(box, FIRST), np.zeros(box.size, bool)
+    rounds = [axes_of_round(n, spacing_um) for n in range(thinning_rounds(thickest_um, spacing_um))]
+    thinned(voxels, needed, rounds)
+    return voxels, needed
 
 
 @pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 999), st.sampled_from([0.7, 0.9]), st.sampled_from([ISOTROPIC, COARSE_Z]))
 def test_thinning_keeps_pieces_tunnels_and_cavities(seed, share, spacing_um):
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((20, 20, 20)), 1)
-    mask = np.pad(noise > np.quantile(noise, share), 1)
+    mask = noise_mask(seed, share)
     before = ndimage.label(mask, np.ones((3, 3, 3)))[1], euler_number(mask, connectivity=3)
     full = mask.copy()
-    rounds = thinning_rounds(12.0, spacing_um)
-    needed = thinned(mask, (3, 8, 5), [axes_of_round(n, spacing_um) for n in range(rounds)])
+    voxels, needed = thin(mask, spacing_um)
+    cleaned(voxels, needed)
     after = ndimage.label(mask, np.ones((3, 3, 3)))[1], euler_number(mask, connectivity=3)
     assert before == after
-    assert not (mask & ~full).any() and not (needed & ~mask).any()
+    assert not (mask & ~full).any() and not (needed & ~mask.reshape(-1)).any()
 
 
-def test_blobs_and_shells_have_no_length():
-    z, y, x = np.indices((30, 30, 30)) - 14.5
-    far = np.sqrt(z**2 + y**2 + x**2)
-    for mask in (far < 6, (far < 9) & (far > 7), far < 0):
-        lengths, left = measured(mask)
-        assert lengths.sum() == 0 and left == 0
+def test_labels_that_touch_are_thinned_as_each_alone():
+    mask = noise_mask(3, 0.5, 16)
+    labels = np.where(mask, 1 + np.indices(mask.shape)[0] // 6, 0).astype(np.uint64) * 2**40
+    together = labels.copy()
+    thin(together)
+    for label in np.unique(labels)[1:]:
+        alone = labels == label
+        thin(alone)
+        assert np.array_equal(alone, together == label)
+        assert np.count_nonzero(alone) < np.count_nonzero(labels == label) / 2
 
 
-def test_a_cavity_of_one_voxel_changes_no_length():
-    mask = tube(LINES["oblique"], 3.0, ISOTROPIC)
-    holed = mask.copy()
-    holed[36, 36, 36] = False
-    assert np.array_equal(measured(mask)[0], measured(holed)[0])
+def test_a_list_is_thinned_as_a_box():
+    labels = np.where(noise_mask(5, 0.6), 1 + np.indices((22, 22, 22))[2] // 8, 0)
+    at = np.argwhere(labels)
+    order = np.argsort(labels[tuple(at.T)], kind="stable")
+    at, number = at[order], labels[tuple(at[order].T)]
+    listed, needed = ListedVoxels(at - 1 + FIRST, number), np.zeros(len(at) + 1, bool)
+    thinned(listed, needed, [axes_of_round(n, COARSE_Z) for n in range(30)])
+    cleaned(listed, needed)
+    box, box_needed = thin(labels, COARSE_Z, 16.0)
+    cleaned(box, box_needed)
+    left = listed.solid[:-1] != 0
+    assert {*map(tuple, at[left])} == {*map(tuple, np.argwhere(labels))}
+    pairs = at[edges_among(listed, np.flatnonzero(left))]
+    places = edges_among(box, np.flatnonzero(box.solid))
+    expected = box.indices(places.reshape(-1)).reshape(-1, 6)
+    assert {tuple(p.reshape(-1)) for p in pairs} == {*map(tuple, expected)}
 
 
-def test_what_is_too_thick_is_counted_and_has_no_length():
-    mask = np.zeros((40, 40, 40), bool)
-    mask[5:35, 5:35, 5:35] = True
-    lengths, left = measured(mask, ISOTROPIC, 6.0)
-    assert lengths.sum() == 0 and left > 1000
+def test_what_is_unfinished_goes_on_as_if_it_had_not_stopped():
+    whole, halves = noise_mask(7, 0.4), noise_mask(7, 0.4)
+    thin(whole, thickest_um=20.0)
+    voxels, needed = BoxVoxels(halves, FIRST), np.zeros(halves.size, bool)
+    thinned(voxels, needed, [[0, 1, 2]])
+    assert len(unfinished(voxels, needed))
+    thinned(voxels, needed, [[0, 1, 2]] * 30)
+    assert np.array_equal(whole, halves)
 
 
-def test_short_side_branches_are_left_out():
-    mask = np.zeros((9, 40, 60), bool)
-    mask[4, 10, 5:55] = True
-    plain = measured(mask, ISOTROPIC, 16.0)[0].sum()
-    mask[4, 11:16, 30] = True
-    assert measured(mask, ISOTROPIC, 16.0)[0].sum() == pytest.approx(plain, rel=0.02)
-    mask[4, 11:31, 30] = True
-    assert measured(mask, ISOTROPIC, 16.0)[0].sum() == pytest.approx(plain + 20_000, rel=0.03)
+def test_ends_are_found_before_lines_are_cleaned():
+    line = np.zeros((5, 5, 12), bool)
+    line[2, 2, 2:10] = True
+    voxels, needed = thin(line)
+    places = np.flatnonzero(voxels.solid)
+    index = voxels.indices(places)[:, 2]
+    assert index[may_end(voxels, needed, places)].tolist() == [3, 8]  # tips went in the first round
+
+
+def test_cavities_of_one_voxel_are_filled():
+    box = np.zeros((9, 9, 12), np.uint32)
+    box[1:8, 1:8, 1:6], box[1:8, 1:8, 6:11] = 4, 7
+    expected = box.copy()
+    box[4, 4, 3] = 0
+    box[4, 4, 8:10] = expected[4, 4, 8:10] = 0
+    assert np.array_equal(fill_cavities(BoxVoxels(box, FIRST)), np.flatnonzero(expected))
+    assert np.array_equal(box, expected)

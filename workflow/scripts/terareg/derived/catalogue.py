@@ -15,6 +15,7 @@ from terareg.core.errors import ConfigError
 from terareg.core.extents import Extent
 from terareg.core.levels import Box
 from terareg.derived.tables import order_length
+from terareg.objects.line_reach import voxels_reach
 
 IMAGE, LABELS = "image", "labels"
 #: planes of the source that tools hold at once where they do not need a whole block
@@ -134,6 +135,11 @@ def _contrast_halo(settings: Mapping[str, Any], spacing_um: Sequence[float]) -> 
     return (3 * z // 2 if z > 1 else 0, 3 * y // 2, 3 * x // 2)
 
 
+def _thinning_halo(settings: Mapping[str, Any], spacing_um: Sequence[float]) -> Box:
+    """What thinning looks at."""
+    return voxels_reach(spacing_um)
+
+
 def no_halo(settings: Mapping[str, Any], spacing_um: Sequence[float]) -> Box:
     """A block depends on its own voxels."""
     return (0, 0, 0)
@@ -187,7 +193,7 @@ class ToolFacts:
         and making levels.
     halo : callable
         Voxels (z, y, x) that a block is made of beyond its own, on each side, from the settings and
-        the spacing.
+        the spacing; of a tool that makes no volume, what is looked at for a block.
     halo_cpu_s : float
         Seconds more, for a gigabyte of the source, where there are any.
     """
@@ -253,9 +259,10 @@ TOOLS: dict[str, ToolFacts] = {
         makes="",
         measures=True,
         product="objects.tsv",
-        work_bytes=45.0,
+        work_bytes=30.0,
         shards=True,
-        cpu_s=250.0,
+        cpu_s=60.0,
+        halo=_thinning_halo,
     ),
     "tissue": ToolFacts(
         ("resolution_um", "threshold", "least_share"),

@@ -136,15 +136,17 @@ def _counted(sample: Sample) -> list[DerivedVolume]:
 
 
 def _measure(sample: Sample, each: DerivedVolume) -> Load:
-    rate = _READ_CPU + TOOLS[each.tool].cpu_s
+    # of a tool that makes a volume, what is around blocks counts when it is made
+    again = _again(each) if not each.kind else 1.0
+    rate = again * (_READ_CPU + TOOLS[each.tool].cpu_s)
     jobs = _batches(sample, each)
     seconds = rate * each.source_gb + _inflating(sample, each)
-    return Load(jobs, _read_gb(sample, each), cpu_s=seconds)
+    return Load(jobs, again * _read_gb(sample, each), cpu_s=seconds)
 
 
 def _derive(sample: Sample, each: DerivedVolume) -> Load:
     written, encoding = _written(each)
-    again = math.prod(_with_halo(each, each.block)) / math.prod(each.block)
+    again = _again(each)
     rate = _READ_CPU * again + TOOLS[each.tool].cpu_s
     if any(each.halo):
         rate += TOOLS[each.tool].halo_cpu_s
@@ -237,6 +239,11 @@ def _with_halo(each: DerivedVolume, box: tuple[float, float, float]) -> tuple[fl
     return z, y, x
 
 
+def _again(each: DerivedVolume) -> float:
+    """How often a voxel is read, because blocks see what is around them."""
+    return math.prod(_with_halo(each, each.block)) / math.prod(each.block)
+
+
 def _job_mb(
     sample: Sample, each: DerivedVolume, threads: int, held_times: tuple[float, float]
 ) -> float:
@@ -247,7 +254,7 @@ def _job_mb(
     )
     if TOOLS[each.tool].slabs:
         depth = min(depth, SLAB_PLANES)
-    if held_times[1]:
+    if held_times[1] or not each.kind:
         depth, height, width = _with_halo(each, (depth, height, width))
     read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
     made = block * bytes_of(each.dtype) if each.kind else 0.0
@@ -255,7 +262,8 @@ def _job_mb(
     at_once = min(threads, each.blocks)
     # a part of a block of a mask: labels, their places, and a part of the source
     mask = 10 * min(depth, SLAB_PLANES) * height * width / 1e6 if each.masked else 0.0
-    worked = block * TOOLS[each.tool].work_bytes + mask
+    seen = block if each.kind else depth * height * width / 1e6
+    worked = seen * TOOLS[each.tool].work_bytes + mask
     held = at_once * (held_times[0] * read + held_times[1] * made + sent + worked)
     return ITK_MB + held + 1000 * each.held_gb
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from terareg.core.errors import VolumeError
+from terareg.core.levels import Box
 from terareg.derived.tool import Measured, Tool
 from terareg.objects.components import join_parts
 from terareg.objects.id_shards import IdShards
@@ -45,12 +46,16 @@ class Parted(Tool):
         return Parts(place.store, f"{place.key}/{_FOLDER}")
 
     def part(self, voxels: np.ndarray, block: Block) -> dict[str, np.ndarray]:
-        """What a block leaves; ``voxels`` are those of the block and of the planes after it."""
+        """What a block leaves; ``voxels`` are its :meth:`surroundings`."""
         raise NotImplementedError
 
+    def surroundings(self, block: Block) -> tuple[Box, Box]:
+        """Start and stop of what a part is made of: a block and the planes after it."""
+        return extended(block, self.source.shape)
+
     def read(self, block: Block) -> np.ndarray:
-        """Voxels of a block and of the planes after it."""
-        return self.source.read(*extended(block, self.source.shape))
+        """Voxels of the surroundings of a block."""
+        return self.source.read(*self.surroundings(block))
 
     def measure(self, block: Block) -> dict[str, np.ndarray]:
         """Write the part of a block."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from terareg.core.levels import Box
 from terareg.derived.parted import Sharded, digests_in
 from terareg.derived.tool import Measured
+from terareg.objects.line_voxels import surroundings
 from terareg.objects.skeleton_files import (
     SkeletonFiles,
     skeleton_part,
@@ -54,9 +56,14 @@ class Skeletonize(Sharded):
         """The settings are possible."""
         _ = self.files
 
+    def surroundings(self, block: Block) -> tuple[Box, Box]:
+        """A block and what is around it, as far as thinning looks."""
+        return surroundings(block, self.source.shape, self.source.frame.spacing_um)
+
     def part(self, voxels: np.ndarray, block: Block) -> dict[str, np.ndarray]:
-        """Centre lines in a block."""
-        return skeleton_part(voxels, block, self.source.frame, self.files)
+        """What thinning leaves of a block."""
+        start, _ = self.surroundings(block)
+        return skeleton_part(voxels, start, block, self.source.frame, self.files)
 
     def write_objects(
         self, measured: Measured, where: tuple[Store, str], shards: Iterable[int]

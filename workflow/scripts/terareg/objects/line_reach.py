@@ -1,4 +1,4 @@
-"""How far the length of a centre line looks (standard library only).
+"""How far centre lines and their lengths look (standard library only).
 
 Needed where lengths are measured, and where memory for that is asked for.
 """
@@ -25,6 +25,12 @@ SPUR = 0.5
 #: taken in an order in which that of (z, y, x) changes (2, 3, 2) times, and a voxel sees its
 #: neighbours
 ROUND: Box = (3, 4, 3)
+#: rounds of thinning in blocks, before the lines of an object are put together
+ROUNDS = 8
+#: voxels by which vertices move to the centre, at most
+MOVES = 4
+#: voxels, edge of the cells by which it is said what is near
+CELL = 4
 _MOST_REACH = 256  # voxels, half of a usual block
 
 
@@ -56,6 +62,28 @@ def line_reach_vox(thickest_um: float, spacing_um: Sequence[float]) -> Box:
         (rounds + CLEANING) * step + max(along, math.ceil(ONWARD * thickest_um / s) + 1)
         for step, s in zip(ROUND, spacing_um)
     )
+    return z, y, x
+
+
+def surface_um(spacing_um: Sequence[float], rounds: int = ROUNDS) -> float:
+    """How far at most from the surface some rounds take voxels away, or find that lines need them.
+
+    Each goes back by one face; faces of coarse voxels wait, but for half of their edge.
+    """
+    return 1.5 * rounds * min(spacing_um) + max(spacing_um)
+
+
+def near_cells(spacing_um: Sequence[float], rounds: int = ROUNDS) -> Box:
+    """How many cells along (z, y, x) from that of a voxel of a core its surface is kept."""
+    near_um = surface_um(spacing_um, rounds)
+    z, y, x = (math.ceil((near_um / s + MOVES) / CELL) for s in spacing_um)
+    return z, y, x
+
+
+def voxels_reach(spacing_um: Sequence[float], rounds: int = ROUNDS) -> Box:
+    """How far beyond a box voxels change what some rounds leave in it, and its radii: (z, y, x)."""
+    cells = near_cells(spacing_um, rounds)
+    z, y, x = (max(rounds * step, (n + 1) * CELL) + 2 for step, n in zip(ROUND, cells))
     return z, y, x
 
 

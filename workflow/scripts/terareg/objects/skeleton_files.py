@@ -1,29 +1,29 @@
-"""Skeletons of a stored label volume: centre lines of blocks, then whole ones in files.
+"""Skeletons of a stored label volume: what thinning leaves of blocks, then whole ones in files.
 
-:func:`skeleton_part` finds the centre lines in a block;
-:func:`write_skeletons` joins those of each object. Memory holds one block, or the centre lines of
-the ids of one shard.
+:func:`skeleton_part` thins a block with its surroundings; :func:`write_skeletons` makes lines of
+what is left of each object. Memory holds one block with its surroundings, or what is left of the
+ids of one shard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
+from terareg.objects.centre_lines import joined_lines
 from terareg.objects.id_shards import IdShards, write_shard
+from terareg.objects.line_voxels import LineVoxels, line_voxels
 from terareg.objects.parts import Parts
 from terareg.objects.skeletons import (
     Skeleton,
     SkeletonSettings,
-    block_skeletons,
     encode_skeleton,
     facts_of,
     info_json,
-    joined_skeleton,
     to_swc,
 )
 from terareg.objects.spatial_index import SpatialIndex
@@ -32,7 +32,7 @@ from terareg.storage.store import Store
 from terareg.volumes.plan import Block
 
 _NM_PER_UM = 1000.0
-_NAMES = ("labels", "counts", "vertices", "edges", "radii")
+_TOGETHER = 1 << 18  # voxels of small objects whose lines are made together
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,22 @@ class SkeletonFiles:
 
 
 def skeleton_part(
-    labels: np.ndarray, block: Block, frame: Frame, files: SkeletonFiles
+    labels: np.ndarray, start: Box, block: Block, frame: Frame, files: SkeletonFiles
 ) -> dict[str, np.ndarray]:
-    """Centre lines in a block: arrays for :meth:`Parts.write`.
+    """What is left of a block: arrays for :meth:`Parts.write`.
 
     Parameters
     ----------
     labels : numpy.ndarray of unsigned integers
-        The block and the planes after it, see :func:`terareg.objects.labelling.extended`.
+        The block and what is around it, see :func:`terareg.objects.line_voxels.surroundings`.
+    start : tuple of int
+        Where they begin.
     block : Block
     frame : Frame
         Grid of the volume.
     files : SkeletonFiles
     """
-    found = block_skeletons(labels, block, frame.spacing_um, files.settings)
-    return _packed(dict(found), files.shards)
+    return _packed(line_voxels(labels, start, block, frame.spacing_um), files.shards)
 
 
 def write_skeletons(
@@ -113,8 +114,7 @@ def write_skeletons(
     summary: dict = {"rows": [], "objects": {}, "dust": 0, "index": {}}
     for shard in shards:
         written: dict[int, tuple[bytes, bytes]] = {}
-        for label, pieces in _objects(*parts, shard):
-            whole = joined_skeleton(pieces, frame.spacing_um, files.settings)
+        for label, whole in _objects(*parts, shard, frame, files.settings):
             if whole is None:
                 summary["dust"] += 1
                 continue
@@ -150,44 +150,40 @@ def write_info(
     return write_files(store, key, {"info": to_json(info | named | index)})
 
 
-def _packed(found: dict[int, Skeleton], shards: IdShards) -> dict[str, np.ndarray]:
+def _packed(found: LineVoxels, shards: IdShards) -> dict[str, np.ndarray]:
     """Arrays of a block, apart for each shard."""
-    labels = np.array(list(found), np.uint64)
-    of_labels = shards.number(labels)
     arrays: dict[str, np.ndarray] = {}
-    for number in np.unique(of_labels).tolist():
-        chosen = labels[of_labels == number]
-        listed = [found[label] for label in chosen.tolist()]
-        columns = (
-            chosen,
-            np.array([(len(s.vertices), len(s.edges)) for s in listed], np.int64),
-            np.concatenate([s.vertices for s in listed]).astype(np.int32),
-            np.concatenate([s.edges for s in listed]).astype(np.uint32),
-            np.concatenate([s.radius_um for s in listed]).astype(np.float32),
-        )
-        arrays |= {f"{number}/{name}": array for name, array in zip(_NAMES, columns)}
+    for number in np.unique(shards.number(found.labels)).tolist():
+
+        def here(labels: np.ndarray, number: int = number) -> np.ndarray:
+            return shards.number(labels) == number
+
+        mine = found.part(here)
+        arrays |= {f"{number}/{field.name}": getattr(mine, field.name) for field in fields(mine)}
     return arrays
 
 
 def _objects(
-    parts: Parts, digests: Mapping[str, str], shard: int
-) -> Iterator[tuple[int, list[Skeleton]]]:
-    """Label and parts of the objects of a shard, ascending by label."""
-    found: dict[int, list[Skeleton]] = {}
-    names = [f"{shard}/{name}" for name in _NAMES]
+    parts: Parts, digests: Mapping[str, str], shard: int, frame: Frame, settings: SkeletonSettings
+) -> Iterator[tuple[int, Skeleton | None]]:
+    """Label and skeleton of the objects of a shard, ascending by label."""
+    found = []
+    names = [f"{shard}/{field.name}" for field in fields(LineVoxels)]
     for block, digest in digests.items():
         arrays = parts.read(block, digest, names)
-        if not arrays:
-            continue
-        labels, counts, vertices, edges, radii = (arrays[name] for name in names)
-        v = e = 0
-        for label, (vertex_count, edge_count) in zip(labels.tolist(), counts.tolist()):
-            one = Skeleton(
-                vertices[v : v + vertex_count].astype(np.int64),
-                edges[e : e + edge_count].astype(np.int64),
-                radii[v : v + vertex_count],
-            )
-            found.setdefault(label, []).append(one)
-            v, e = v + vertex_count, e + edge_count
-    for label in sorted(found):
-        yield label, found.pop(label)
+        if arrays:
+            found.append(LineVoxels(*(arrays[name] for name in names)))
+    if not found:
+        return
+    whole = LineVoxels.together(found)
+    del found
+    # small objects together, large ones alone
+    ids, counts = np.unique(whole.labels, return_counts=True)
+    ends = np.cumsum(counts)
+    begin = 0
+    while begin < len(ids):
+        before = ends[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(ends, before + _TOGETHER, "right")))
+        some = whole.between(ids[begin], ids[end - 1])
+        yield from joined_lines(some, frame.shape, frame.spacing_um, settings)
+        begin = end

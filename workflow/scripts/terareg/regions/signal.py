@@ -15,7 +15,7 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
-from terareg.objects.thinning import line_lengths
+from terareg.objects.line_lengths import line_lengths
 
 if TYPE_CHECKING:
     from terareg.atlas.ontology import Ontology
@@ -81,7 +81,7 @@ def signal_sums(
         See :func:`voxels_within`.
     thickest_um : float, optional
         Diameter of the thickest fibres; with it the length of centre lines is measured, see
-        :func:`terareg.objects.thinning.line_lengths`.
+        :func:`terareg.objects.line_lengths.line_lengths`.
 
     Returns
     -------
