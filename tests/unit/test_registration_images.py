@@ -95,6 +95,15 @@ def test_strong_anisotropy_is_a_named_warning():
     assert any(w.startswith("anisotropy:") for w in prepared.warnings)
 
 
+@pytest.mark.parametrize(("planes", "told"), [(4, False), (6, True)])
+def test_thick_planes_are_told_where_there_are_few(planes, told):
+    """Means of some planes of a ball whose volume is that of a cube of 45 voxels."""
+    data = ball((60, 64, 64), 28.0).reshape(-1, planes, 64, 64).mean(axis=1)
+    frame = Frame(data.shape, (100.0 * planes, 100.0, 100.0))
+    warnings = prepare(Image(data.astype(np.float32), frame, name="scan")).warnings
+    assert [w.startswith("anisotropy: scan has voxels of") for w in warnings] == [True] * told
+
+
 def test_masks_and_frames_must_fit():
     with pytest.raises(RegistrationError, match="its frame has"):
         Image(np.zeros((3, 4, 5)), FRAME)

@@ -15,7 +15,11 @@ from terareg.core.frames import Frame
 from terareg.core.threshold import tissue_threshold
 
 _MINIMUM_VOXELS = 4
+# ratio of the sides of a voxel that is told of; where the longest is more than this share of the
+# tissue's size the second one: planes of 1 mm cost a mouse brain .03 Dice, planes of .6 mm .003
 _STRONG_ANISOTROPY = 20.0
+_ANISOTROPY = 2.0
+_COARSE_SIDE = 0.1
 _MANY_VOXELS = 320
 _SURFACE_VOXELS = 1
 # share of the voxels around the tissue with the same value, above which the image was masked; then
@@ -150,16 +154,11 @@ def prepare(image: Image) -> WorkingImage:
         raise RegistrationError(
             f"{name}: every voxel has the value {low:g}; check the channel and its file"
         )
-    ratio = max(frame.spacing_um) / min(frame.spacing_um)
-    if ratio >= _STRONG_ANISOTROPY:
-        warnings.append(
-            f"anisotropy: {name} has voxels of {frame.spacing_um} um, {ratio:.0f}:1; the result "
-            "cannot be finer than the longest side"
-        )
     background = _background(data)
     contrast = np.abs(data - background)
     tissue = tissue_mask(contrast)
     share = tissue.mean()
+    warnings += _coarse_side(frame, int(tissue.sum()), name)
     if tissue.any() and (median := float(np.median(contrast[tissue]))) > 0:
         _compress(contrast, BRIGHT * median)
     scale = float(np.percentile(contrast[tissue], 98)) if tissue.sum() >= 32 else 0.0
@@ -179,6 +178,20 @@ def prepare(image: Image) -> WorkingImage:
     values = np.clip(values, -0.5, 2.0).astype(np.float32)
     values[weight == 0] = 0
     return WorkingImage(values, weight, tissue, frame, tuple(warnings))
+
+
+def _coarse_side(frame: Frame, tissue: int, name: str) -> list[str]:
+    """Warning of voxels with one side too long; ``tissue`` is the number of those of the tissue."""
+    longest = max(frame.spacing_um)
+    ratio = longest / min(frame.spacing_um)
+    size = (tissue * float(np.prod(frame.spacing_um))) ** (1 / 3)
+    coarse = ratio >= _ANISOTROPY and longest > _COARSE_SIDE * size > 0
+    if ratio < _STRONG_ANISOTROPY and not coarse:
+        return []
+    return [
+        f"anisotropy: {name} has voxels of {frame.spacing_um} um, {ratio:.0f}:1, for tissue of "
+        f"about {size / 1000:.3g} mm; along the longest side borders may be off by a part of it"
+    ]
 
 
 def _compress(contrast: np.ndarray, knee: float) -> None:
