@@ -12,6 +12,7 @@ import tifffile
 import yaml
 import zarr
 from cohort_truth import write_cohort, write_table_of
+from microscope_folders import smartspim
 from web_server import serving
 
 from terareg.cli import checking
@@ -69,6 +70,30 @@ def test_the_sample_stands_beside_the_atlas_in_size(workspace, capsys):
     code, text = checked(workspace, config, capsys)
     assert code == 0 and "the sample has 0.183 mm top to bottom beside 0.5 mm" in text
     assert "18.9 mm side to side beside 7.2 mm of atlas mine; unless it is a part of" in text
+
+
+@pytest.mark.parametrize("kind", ["tiles", "volume"])
+def test_a_voxel_size_that_files_contradict_is_told(workspace, capsys, kind):
+    """Half as large again: neither too large for an atlas nor an overlap that cannot be."""
+    if kind == "tiles":
+        smartspim(workspace.folder / "raw")
+        channels = {"signal": "Ex_488_Em_525"}
+        source = {"kind": "terastitcher", "path": "raw", "first_level": "H", "channels": channels}
+        size_um, where = [5.0, 1.5, 1.5], "metadata.txt"
+    else:
+        image = sitk.GetImageFromArray(np.arange(60 * 50 * 40, dtype=np.uint16).reshape(60, 50, 40))
+        image.SetSpacing((0.1, 0.1, 0.2))
+        sitk.WriteImage(image, "brain.nii.gz")
+        source = {"kind": "volume", "channels": {"signal": "brain.nii.gz"}}
+        size_um, where = [200.0, 100.0, 100.0], "the header of brain.nii.gz"
+    source |= {"orientation": "SAR", "spacing_um": size_um}
+    code, text = checked(workspace, {"sample": "brain", "input": source}, capsys)
+    assert code == 0 and "but the files give" not in text
+    source["spacing_um"] = [1.5 * s for s in size_um]
+    code, text = checked(workspace, {"sample": "brain", "input": source}, capsys)
+    assert code == 0
+    size = " x ".join(f"{s:g}" for s in size_um)
+    assert f"(z, y, x) but the files give {size} um, from {where}; input.spacing_um is" in text
 
 
 def test_a_plane_or_channel_that_a_tile_lacks_is_told_before_any_run(workspace, capsys):

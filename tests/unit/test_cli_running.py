@@ -80,7 +80,7 @@ def test_a_folder_in_place_of_a_sample_leads_to_init(sample):
         ),
         (
             ["--cores", "2", "brain.yaml", "previews"],
-            "options of Snakemake follow the sample file: terareg run brain.yaml --cores 2 previews",
+            "options of Snakemake follow the sample file: terareg run brain.yaml --cores 2 previ",
         ),
         (["-n", "brain.yaml"], "follow the sample file: terareg run brain.yaml -n"),
         (["brain.yaml", "preview", "-n"], "is neither a target nor a file; did you mean previews?"),

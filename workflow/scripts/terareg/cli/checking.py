@@ -24,6 +24,7 @@ from terareg.execution.run import Run, load_run
 from terareg.execution.run_plan import make_plan, plan_text, size_text, store_gb
 from terareg.execution.sides import second_sides
 from terareg.execution.yaml_files import merge, read_yaml
+from terareg.intake.stated_size import disagreement, spacing_of_image, spacing_of_tiles
 from terareg.views.first_look import image_sections
 from terareg.volumes.headers import first_of_several, read_header
 from terareg.volumes.importing import describe_input, frame_of_input
@@ -300,6 +301,9 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]
         )
         for note in notes:
             yield f"  note         {note}"
+    told = _other_size(run, sample)
+    if told is not None:
+        yield f"  note         {told}"
     lines = [f"{name}: {_channel(value)}" for name, value in source["channels"].items()]
     apart = (
         f"\n{'':15}" if any(isinstance(v, Mapping) for v in source["channels"].values()) else ", "
@@ -320,6 +324,22 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]
         yield f"  atlas        {name}: {shape} voxels of {voxel} um, {code} (z, y, x){by}"
         if "input.orientation" not in asked:
             yield from _compared(planned.grid, source["orientation"], (name, extent, code))
+
+
+def _other_size(run: Run, sample: str) -> str | None:
+    """A sentence if the files give another voxel size than the sample file."""
+    source = run.samples[sample]["input"]
+    wanted = source["spacing_um"]
+    # the survey of a COLM folder compares the two itself
+    if wanted is None or source["kind"] == "colm":
+        return None
+    if run.is_tiled(sample):
+        return disagreement(wanted, spacing_of_tiles(source["path"]))
+    told = (
+        disagreement(wanted, spacing_of_image(raw_data.image_address(run, sample, channel)))
+        for channel in source["channels"]
+    )
+    return next(filter(None, told), None)
 
 
 def _compared(grid: Extent, code: str, atlas: tuple[str, Extent, str]) -> Iterator[str]:

@@ -23,7 +23,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If it is a folder, cannot be read, has a key twice, or is larger or deeper than any real configuration.
+        If it is a folder, cannot be read, has a key twice, or is larger or deeper than any real
+        configuration.
     """
     if path.is_dir():
         raise ConfigError(
