@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,30 @@ def test_a_voxel_size_that_files_contradict_is_told(workspace, capsys, kind):
     assert code == 0
     size = " x ".join(f"{s:g}" for s in size_um)
     assert f"(z, y, x) but the files give {size} um, from {where}; input.spacing_um is" in text
+
+
+@pytest.mark.parametrize("kind", ["tiles", "volume"])
+def test_results_of_other_raw_data_under_the_same_name_are_told(workspace, capsys, kind):
+    image = sitk.GetImageFromArray(np.arange(60 * 50 * 40, dtype=np.uint16).reshape(60, 50, 40))
+    image.SetSpacing((0.1, 0.1, 0.2))
+    sitk.WriteImage(image, "brain.nii.gz")
+    volume = {"kind": "volume", "channels": {"mri": "brain.nii.gz"}, "orientation": "SPL"}
+    config = scanned(workspace) if kind == "tiles" else {"sample": "brain", "input": volume}
+    path = Path("results", config["sample"])
+    path.mkdir(parents=True)
+    own, other = config["input"].get("path", "brain.nii.gz"), "/data/other"
+    tiles = {raw: {"raw": raw} for raw in (own, other)}
+    gone = {"source": "gone.nii.gz"}
+    images = {raw: {"channels": {"mri": {"source": raw}, "gone": gone}} for raw in (own, other)}
+    for name, results in (("acquisition.json", tiles), ("input.json", images)):
+        for raw, told in ((own, False), (other, True)):
+            if raw == own and (name == "input.json") == (kind == "tiles"):
+                continue
+            (path / name).write_text(json.dumps(results[raw]))
+            _, text = checked(workspace, config, capsys)
+            assert (f"{path} holds results of {raw}, which a run replaces" in text) == told
+            assert ("give this sample another name" in text) == told
+        (path / name).unlink()
 
 
 def test_a_plane_or_channel_that_a_tile_lacks_is_told_before_any_run(workspace, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -301,8 +302,7 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]
         )
         for note in notes:
             yield f"  note         {note}"
-    told = _other_size(run, sample)
-    if told is not None:
+    for told in filter(None, (_other_size(run, sample), _earlier(run, sample))):
         yield f"  note         {told}"
     lines = [f"{name}: {_channel(value)}" for name, value in source["channels"].items()]
     apart = (
@@ -340,6 +340,44 @@ def _other_size(run: Run, sample: str) -> str | None:
         for channel in source["channels"]
     )
     return next(filter(None, told), None)
+
+
+def _earlier(run: Run, sample: str) -> str | None:
+    """A sentence if the sample's results were made from other raw data."""
+    given, before = raw_data.raw_addresses(run, sample), _raw_of_results(run, sample)
+    now = {name: _absolute(raw) for name, raw in _named(given).items()}
+    shared = now.keys() & before.keys()
+    # a channel that is no longer listed says nothing of the others
+    names = shared or before.keys()
+    other = next((before[n] for n in before if n in names and before[n] not in now.values()), None)
+    if other is None:
+        return None
+    return (
+        f"{run.results}/{sample} holds results of {other}, which a run replaces; to keep both, "
+        "give this sample another name (sample:)"
+    )
+
+
+def _raw_of_results(run: Run, sample: str) -> dict[str, str]:
+    """Where the raw data of the results that are there were: of each image, or of all tiles."""
+    for name in ("acquisition.json", "input.json"):
+        try:
+            told = json.loads(Path(run.path(sample, name)).read_text(encoding="utf-8"))
+            found = told.get("raw") or {c: i["source"] for c, i in told["channels"].items()}
+        except (OSError, ValueError, KeyError):
+            continue  # not there, or not written by this version
+        return {n: _absolute(raw) for n, raw in _named(found).items()}
+    return {}
+
+
+def _named(raw: str | dict[str, str]) -> dict[str, str]:
+    """Raw data by channel; all tiles are under no name."""
+    return raw if isinstance(raw, dict) else {"": raw}
+
+
+def _absolute(address: str) -> str:
+    """An address, or the whole path of a folder or file of this machine."""
+    return address if "://" in address else str(Path(address).resolve())
 
 
 def _compared(grid: Extent, code: str, atlas: tuple[str, Extent, str]) -> Iterator[str]:

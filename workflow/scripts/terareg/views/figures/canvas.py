@@ -116,8 +116,8 @@ def window(values: np.ndarray, low: float = 0.5, high: float = 99.7) -> tuple[fl
     """Display range of an image: percentiles of its finite values, never empty.
 
     White is at most three times what is typical of tissue above the lower end, so that a few very
-    bright parts do not leave the rest black. Places that were not imaged do not count. A constant image gets a range of one around its value,
-    so that it shows as mid grey.
+    bright parts do not leave the rest black. Places that were not imaged do not count. A constant
+    image gets a range of one around its value, so that it shows as mid grey.
     """
     values = np.asarray(values)
     finite = values[np.isfinite(values)]
