@@ -121,6 +121,22 @@ def test_results_of_other_raw_data_under_the_same_name_are_told(workspace, capsy
         (path / name).unlink()
 
 
+def test_cells_of_the_grid_without_a_tile_are_told(workspace, capsys):
+    smartspim(workspace.folder / "raw")
+    channels = {"signal": "Ex_488_Em_525", "nuclei": "Ex_561_Em_600"}
+    source = {"kind": "terastitcher", "path": "raw", "first_level": "H", "channels": channels}
+    source |= {"orientation": "SAR", "spacing_um": [5, 1.5, 1.5]}
+    _, text = checked(workspace, {"sample": "brain", "input": source}, capsys)
+    assert "cells of the grid" not in text
+    for channel in channels.values():
+        shutil.rmtree(sorted(Path("raw", channel).glob("*/*"))[0])
+    code, text = checked(workspace, {"sample": "brain", "input": source}, capsys)
+    assert code == 0
+    # x of the columns is -300, -264 and -228 um
+    told = "1 of 6 cells of the grid have no tile: row 0 column 2 (counted from 0); right if"
+    assert told in text
+
+
 def test_a_plane_or_channel_that_a_tile_lacks_is_told_before_any_run(workspace, capsys):
     config = scanned(workspace)
     config["atlases"] = {"mine": write_atlas(workspace.folder)}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from terareg.acquisition.indexing import IndexSettings, check_files
+from terareg.acquisition.layout import Survey
 from terareg.atlas.brainglobe import find_atlas
 from terareg.atlas.ontology import read_ontology
 from terareg.atlas.prepare import AtlasSettings, read_atlas, read_further_image
@@ -300,7 +301,7 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]
             f"  overlap      {found.overlap[0]:.1%} between rows, {found.overlap[1]:.1%} between "
             "columns"
         )
-        for note in notes:
+        for note in [*notes, *_empty_cells(found, source["kind"])]:
             yield f"  note         {note}"
     for told in filter(None, (_other_size(run, sample), _earlier(run, sample))):
         yield f"  note         {told}"
@@ -324,6 +325,18 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]
         yield f"  atlas        {name}: {shape} voxels of {voxel} um, {code} (z, y, x){by}"
         if "input.orientation" not in asked:
             yield from _compared(planned.grid, source["orientation"], (name, extent, code))
+
+
+def _empty_cells(found: Survey, kind: str) -> Iterator[str]:
+    """A sentence if cells of the grid have no tile, and nothing says that they were not scanned."""
+    there = {(tile.row, tile.column) for tile in found.tiles}
+    cells = [(r, c) for r in range(found.rows) for c in range(found.columns)]
+    empty = [f"row {row} column {column}" for row, column in cells if (row, column) not in there]
+    if empty and kind != "colm":
+        yield (
+            f"{len(empty)} of {len(cells)} cells of the grid have no tile: {few(empty)} (counted "
+            "from 0); right if they were not scanned, else copy them"
+        )
 
 
 def _other_size(run: Run, sample: str) -> str | None:
