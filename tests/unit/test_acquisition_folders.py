@@ -292,9 +292,11 @@ def rewrite(name, image):
 
 BAD = {
     "no tiles": (lambda r: shutil.rmtree(r / "001000") or shutil.rmtree(r / "001080"), {},
-                 "contains no tile folder with images such as 000000/000000_000000"),
+                 r"raw \(channel signal\) does not exist or is empty; correct input.path or"),
     "no planes": (lambda r: [p.unlink() for p in r.glob("*/*/*.tif")], {},
-                  "contains no tile folder with images such as 000000/000000_000000"),
+                  r"raw \(channel signal\) does not exist or is empty; correct input.path or"),
+    "other names": (lambda r: [p.rename(p.with_suffix(".txt")) for p in r.glob("*/*/*.tif")], {},
+                    "contains no tile folder with images such as 000000/000000_000000"),
     "a name between two planes": (spoil_name, {}, r"001000_001060_000062.tif is between two"),
     "a number that is none of a plane": (lambda r: number_name(r, "9" * 200), {},
                                          r"9.tif is beyond 262144 planes .*; rename or remove it"),
@@ -306,7 +308,7 @@ BAD = {
                           "overlap in y is 0.96 of a tile, but neighbours can only be aligned"),
     "own overlap": (lambda r: None, {"overlap": (0.95, 0.25)}, r"input.overlap \(y\) is 0.95 of"),
     "no channel": (lambda r: None, {"channels": {"a": ".", "b": "Ex2"}},
-                   r"Ex2 \(channel b\) contains no tile folder with images such as"),
+                   r"Ex2 \(channel b\) does not exist or is empty; correct input.path or"),
     "another size": (rewrite("001080_001000_000025.tif", np.ones((20, 17), "uint16")), {},
                      r"_000025.tif has 20 x 17 pixels \(y, x\) but the other planes have 20 x 16"),
     "another type": (rewrite("001080_001000_000025.tif", np.ones((20, 16), "uint8")), {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tifffile
 import yaml
 import zarr
 from cohort_truth import write_cohort, write_table_of
+from microscope_folders import smartspim
 from web_server import serving
 
 from terareg.cli import checking
@@ -69,6 +71,70 @@ def test_the_sample_stands_beside_the_atlas_in_size(workspace, capsys):
     code, text = checked(workspace, config, capsys)
     assert code == 0 and "the sample has 0.183 mm top to bottom beside 0.5 mm" in text
     assert "18.9 mm side to side beside 7.2 mm of atlas mine; unless it is a part of" in text
+
+
+@pytest.mark.parametrize("kind", ["tiles", "volume"])
+def test_a_voxel_size_that_files_contradict_is_told(workspace, capsys, kind):
+    """Half as large again: neither too large for an atlas nor an overlap that cannot be."""
+    if kind == "tiles":
+        smartspim(workspace.folder / "raw")
+        channels = {"signal": "Ex_488_Em_525"}
+        source = {"kind": "terastitcher", "path": "raw", "first_level": "H", "channels": channels}
+        size_um, where = [5.0, 1.5, 1.5], "metadata.txt"
+    else:
+        image = sitk.GetImageFromArray(np.arange(60 * 50 * 40, dtype=np.uint16).reshape(60, 50, 40))
+        image.SetSpacing((0.1, 0.1, 0.2))
+        sitk.WriteImage(image, "brain.nii.gz")
+        source = {"kind": "volume", "channels": {"signal": "brain.nii.gz"}}
+        size_um, where = [200.0, 100.0, 100.0], "the header of brain.nii.gz"
+    source |= {"orientation": "SAR", "spacing_um": size_um}
+    code, text = checked(workspace, {"sample": "brain", "input": source}, capsys)
+    assert code == 0 and "but the files give" not in text
+    source["spacing_um"] = [1.5 * s for s in size_um]
+    code, text = checked(workspace, {"sample": "brain", "input": source}, capsys)
+    assert code == 0
+    size = " x ".join(f"{s:g}" for s in size_um)
+    assert f"(z, y, x) but the files give {size} um, from {where}; input.spacing_um is" in text
+
+
+@pytest.mark.parametrize("kind", ["tiles", "volume"])
+def test_results_of_other_raw_data_under_the_same_name_are_told(workspace, capsys, kind):
+    image = sitk.GetImageFromArray(np.arange(60 * 50 * 40, dtype=np.uint16).reshape(60, 50, 40))
+    image.SetSpacing((0.1, 0.1, 0.2))
+    sitk.WriteImage(image, "brain.nii.gz")
+    volume = {"kind": "volume", "channels": {"mri": "brain.nii.gz"}, "orientation": "SPL"}
+    config = scanned(workspace) if kind == "tiles" else {"sample": "brain", "input": volume}
+    path = Path("results", config["sample"])
+    path.mkdir(parents=True)
+    own, other = config["input"].get("path", "brain.nii.gz"), "/data/other"
+    tiles = {raw: {"raw": raw} for raw in (own, other)}
+    gone = {"source": "gone.nii.gz"}
+    images = {raw: {"channels": {"mri": {"source": raw}, "gone": gone}} for raw in (own, other)}
+    for name, results in (("acquisition.json", tiles), ("input.json", images)):
+        for raw, told in ((own, False), (other, True)):
+            if raw == own and (name == "input.json") == (kind == "tiles"):
+                continue
+            (path / name).write_text(json.dumps(results[raw]))
+            _, text = checked(workspace, config, capsys)
+            assert (f"{path} holds results of {raw}, which a run replaces" in text) == told
+            assert ("give this sample another name" in text) == told
+        (path / name).unlink()
+
+
+def test_cells_of_the_grid_without_a_tile_are_told(workspace, capsys):
+    smartspim(workspace.folder / "raw")
+    channels = {"signal": "Ex_488_Em_525", "nuclei": "Ex_561_Em_600"}
+    source = {"kind": "terastitcher", "path": "raw", "first_level": "H", "channels": channels}
+    source |= {"orientation": "SAR", "spacing_um": [5, 1.5, 1.5]}
+    _, text = checked(workspace, {"sample": "brain", "input": source}, capsys)
+    assert "cells of the grid" not in text
+    for channel in channels.values():
+        shutil.rmtree(sorted(Path("raw", channel).glob("*/*"))[0])
+    code, text = checked(workspace, {"sample": "brain", "input": source}, capsys)
+    assert code == 0
+    # x of the columns is -300, -264 and -228 um
+    told = "1 of 6 cells of the grid have no tile: row 0 column 2 (counted from 0); right if"
+    assert told in text
 
 
 def test_a_plane_or_channel_that_a_tile_lacks_is_told_before_any_run(workspace, capsys):

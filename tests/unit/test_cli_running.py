@@ -71,6 +71,36 @@ def test_a_folder_in_place_of_a_sample_leads_to_init(sample):
         snakemake_command(Path("my brain"), [])
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["previews", "brain.yaml"],
+            "previews is not a file; the sample file comes first: terareg run brain.yaml previews",
+        ),
+        (
+            ["--cores", "2", "brain.yaml", "previews"],
+            "options of Snakemake follow the sample file: terareg run brain.yaml --cores 2 previ",
+        ),
+        (["-n", "brain.yaml"], "follow the sample file: terareg run brain.yaml -n"),
+        (["brain.yaml", "preview", "-n"], "is neither a target nor a file; did you mean previews?"),
+        (["brain.yaml", "xyz"], "xyz is neither a target nor a file; README.md lists the targets"),
+    ],
+)
+def test_words_in_the_wrong_place_are_told_the_right_one(sample, words, told, capsys):
+    try:
+        status = main(["run", *words])
+    except SystemExit as end:
+        status = end.code
+    assert status in (1, 2)
+    assert told in capsys.readouterr().err
+
+
+def test_every_rule_is_a_target_and_so_is_every_file(sample):
+    for word in ("all", "previews", "register", "results/brain/report.html"):
+        assert snakemake_command(sample, [word])[-1] == word
+
+
 @pytest.mark.slow
 def test_the_command_is_printed_and_then_run(sample):
     done = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from terareg.core.threshold import tissue_threshold, white_level
+from terareg.core.threshold import tissue_threshold, white_level, zeros_are_empty
 
 
 def contrast(tissue=0.2, bright=0.0, factor=1.0, noise=0.02, size=100_000):
@@ -49,3 +49,18 @@ def test_white_leaves_tissue_visible_beside_bright_parts_and_else_what_it_is():
     quantiles = np.percentile(stained + 100, np.linspace(0, 100, 4001))
     assert 102 < white_level(quantiles, 100.0, 126.0) < 104
     assert white_level(np.full(9, 5.0), 5.0, 6.0) == 6.0
+
+
+@pytest.mark.parametrize(
+    ("lowest", "low", "empty"),
+    [
+        (184, 198, True),  # a camera's offset
+        (1, 1, False),  # counts of a background that was subtracted
+        (1, 13, False),
+        (20, 80, False),  # dim tissue in a mask
+        (1000, 1000, False),  # a mask alone
+        (-30, -5, False),
+    ],
+)
+def test_zeros_far_below_all_else_are_places_without_an_image(lowest, low, empty):
+    assert zeros_are_empty(lowest, low) == empty

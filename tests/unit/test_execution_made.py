@@ -39,6 +39,19 @@ def test_first_pictures_with_what_they_warn_of_then_the_report_alone(workspace, 
     assert what_to_look_at(run, SINCE + 1) == ""
 
 
+def test_tiles_that_were_not_measured_are_told_with_the_first_pictures(workspace, monkeypatch):
+    monkeypatch.chdir(workspace.folder)
+    run = run_of(workspace, scan(workspace, "one"))
+    make("results/one/registration/mouse/preview.png")
+    for kept, empty, told in ((0, 1, True), (1, 1, False), (0, 4, False)):
+        counts = {"links": 4, "links_kept": kept, "links_empty": empty}
+        make("results/one/stitching/placement.json", json.dumps({"summary": counts}))
+        words = "warning: sample one: none of the displacements of 3 pairs of neighbouring tiles"
+        assert (words in what_to_look_at(run, SINCE)) == told
+    make("results/one/stitching/placement.json", "as it was before this run", at=SINCE - 1)
+    assert "warning" not in what_to_look_at(run, SINCE)
+
+
 def test_the_page_of_a_comparison_is_among_it(workspace, monkeypatch):
     monkeypatch.chdir(workspace.folder)
     run = run_of(workspace, scan(workspace, "one"))

@@ -60,6 +60,18 @@ def test_the_page_tells_what_was_found_and_whom_not_to_trust(compared, tmp_path)
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page) and not re.findall("https?:", page)
 
 
+def test_a_page_without_any_test_says_why(compared, tmp_path):
+    """One brain under two names leaves no noise to compare a difference with."""
+    _, samples, effects, _ = compared
+    untested = [row | {"t": "", "p": "", "q": "", "tests": "0"} for row in effects]
+    files = ComparisonFiles(untested, sample_rows(samples), {})
+    data = gather_page("drug", files, SETTINGS, ("control", "drug"))
+    assert data["found"][0][2] == 0
+    write_page(tmp_path / "report.html", data)
+    page = (tmp_path / "report.html").read_text()
+    assert "Volume (mm³): no region could be tested" in page and "0 of 0" not in page
+
+
 def test_a_registration_is_judged_as_in_its_own_report(compared):
     folder, *_ = compared
     summary = read_json(folder / "brain0/registration/ccf/summary.json")

@@ -340,6 +340,14 @@ def test_window_of_constant_empty_and_nan_images_is_never_empty():
         assert high > low
 
 
+def test_the_window_is_that_of_what_was_imaged():
+    image = RNG.normal(200, 8, 50_000)
+    image[:10_000] = RNG.gamma(8, 250, 10_000) + 200
+    cornered = np.concatenate([image, np.zeros(3_000)])
+    assert canvas.window(cornered) == canvas.window(image)
+    assert canvas.window(np.repeat([0.0, 1000.0], 500)) == (0, 1000), "a mask has two values"
+
+
 def test_composite_is_grey_where_both_agree():
     image = RNG.normal(0, 1, (6, 6))
     picture = canvas.composite(image, image, (-1, 1))

@@ -415,6 +415,30 @@ def test_window_of_an_empty_channel_is_not_stretched():
     assert high == 65535.0 and 255 <= high - low <= 2048, "one bin of 3 % at most"
 
 
+def test_places_that_were_not_imaged_do_not_make_the_background_tissue():
+    """Camera offset in most of a volume, tissue in a fifth of it, and corners of zeros."""
+    rng = np.random.default_rng(0)
+    whole = rng.normal(200, 8, 50_000)
+    whole[:10_000] = rng.gamma(8, 250, 10_000) + 200
+    image = np.rint(whole).astype(np.uint16)
+    cornered = np.concatenate([image, np.zeros(3_000, np.uint16)])
+    wanted = display_window(histogram.histogram(image), "uint16")
+    assert wanted[0] > 150 and wanted[1] > 4000
+    assert display_window(histogram.histogram(cornered), "uint16") == wanted
+
+
+def test_zeros_of_a_subtracted_background_or_a_mask_count():
+    rng = np.random.default_rng(0)
+    noise = np.clip(np.rint(rng.normal(0, 8, 50_000)), 0, None)
+    tissue = np.clip(rng.normal(100, 40, 10_000), 1, None)
+    mask = np.repeat(np.array([0, 1000], np.uint16), 500)
+    assert display_window(histogram.histogram(mask), "uint16")[0] == 0
+    for zeros in (noise, np.zeros(50_000)):
+        image = np.concatenate([zeros, tissue, np.full(500, 5000.0)]).astype(np.uint16)
+        low, high = display_window(histogram.histogram(image), "uint16")
+        assert low == 0 and high < 500, "tissue stays visible beside bright parts"
+
+
 # ---------------------------------------------------------------- crashes, rewrites, damage
 def files(folder):
     """Every file with its bytes; records without the facts of one run."""

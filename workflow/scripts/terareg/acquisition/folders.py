@@ -79,11 +79,15 @@ class FolderLayout(Layout):
         for number, root in enumerate(self._roots):
             if not self._folders(number):
                 where = self.raw.address(root) if root else self.raw.url
+                what = "does not exist or is empty"
+                if next(iter(self.raw.walk(root)), None) is not None:
+                    what = (
+                        "contains no tile folder with images such as 000000/000000_000000 "
+                        "(positions in tenths of micrometres)"
+                    )
                 raise AcquisitionError(
-                    f"{where} (channel {list(self.options.channels)[number]}) contains no tile "
-                    "folder with images such as 000000/000000_000000 (positions in tenths of "
-                    "micrometres); correct input.path or "
-                    f"input.channels{other_kind(self.raw, self.kind)}"
+                    f"{where} (channel {list(self.options.channels)[number]}) {what}; correct "
+                    f"input.path or input.channels{other_kind(self.raw, self.kind)}"
                 )
         places = self._folders(0)
         grid = find_grid({name: (v / _PER_UM, h / _PER_UM) for name, (_, v, h) in places.items()})

@@ -310,7 +310,10 @@ class TableLayout(Layout):
         files = list(self._list(line))
         if not files:
             what = "does not exist" if line.is_file else "contains no TIFF or PNG file"
-            raise self._fail(line.number, f"{line.path} {what} in {self.raw.url}; correct path")
+            raise self._fail(
+                line.number,
+                f"{line.path} {what} in {self.raw.url}; correct path, or copy it there",
+            )
         return files
 
     def stacks(self, tile: RawTile) -> dict[int, Stack]:

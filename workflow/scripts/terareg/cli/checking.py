@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from terareg.acquisition.indexing import IndexSettings, check_files
+from terareg.acquisition.layout import Survey
 from terareg.atlas.brainglobe import find_atlas
 from terareg.atlas.ontology import read_ontology
 from terareg.atlas.prepare import AtlasSettings, read_atlas, read_further_image
@@ -24,6 +26,7 @@ from terareg.execution.run import Run, load_run
 from terareg.execution.run_plan import make_plan, plan_text, size_text, store_gb
 from terareg.execution.sides import second_sides
 from terareg.execution.yaml_files import merge, read_yaml
+from terareg.intake.stated_size import disagreement, spacing_of_image, spacing_of_tiles
 from terareg.views.first_look import image_sections
 from terareg.volumes.headers import first_of_several, read_header
 from terareg.volumes.importing import describe_input, frame_of_input
@@ -298,8 +301,10 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]
             f"  overlap      {found.overlap[0]:.1%} between rows, {found.overlap[1]:.1%} between "
             "columns"
         )
-        for note in notes:
+        for note in [*notes, *_empty_cells(found, source["kind"])]:
             yield f"  note         {note}"
+    for told in filter(None, (_other_size(run, sample), _earlier(run, sample))):
+        yield f"  note         {told}"
     lines = [f"{name}: {_channel(value)}" for name, value in source["channels"].items()]
     apart = (
         f"\n{'':15}" if any(isinstance(v, Mapping) for v in source["channels"].values()) else ", "
@@ -320,6 +325,72 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]
         yield f"  atlas        {name}: {shape} voxels of {voxel} um, {code} (z, y, x){by}"
         if "input.orientation" not in asked:
             yield from _compared(planned.grid, source["orientation"], (name, extent, code))
+
+
+def _empty_cells(found: Survey, kind: str) -> Iterator[str]:
+    """A sentence if cells of the grid have no tile, and nothing says that they were not scanned."""
+    there = {(tile.row, tile.column) for tile in found.tiles}
+    cells = [(r, c) for r in range(found.rows) for c in range(found.columns)]
+    empty = [f"row {row} column {column}" for row, column in cells if (row, column) not in there]
+    if empty and kind != "colm":
+        yield (
+            f"{len(empty)} of {len(cells)} cells of the grid have no tile: {few(empty)} (counted "
+            "from 0); right if they were not scanned, else copy them"
+        )
+
+
+def _other_size(run: Run, sample: str) -> str | None:
+    """A sentence if the files give another voxel size than the sample file."""
+    source = run.samples[sample]["input"]
+    wanted = source["spacing_um"]
+    # the survey of a COLM folder compares the two itself
+    if wanted is None or source["kind"] == "colm":
+        return None
+    if run.is_tiled(sample):
+        return disagreement(wanted, spacing_of_tiles(source["path"]))
+    told = (
+        disagreement(wanted, spacing_of_image(raw_data.image_address(run, sample, channel)))
+        for channel in source["channels"]
+    )
+    return next(filter(None, told), None)
+
+
+def _earlier(run: Run, sample: str) -> str | None:
+    """A sentence if the sample's results were made from other raw data."""
+    given, before = raw_data.raw_addresses(run, sample), _raw_of_results(run, sample)
+    now = {name: _absolute(raw) for name, raw in _named(given).items()}
+    shared = now.keys() & before.keys()
+    # a channel that is no longer listed says nothing of the others
+    names = shared or before.keys()
+    other = next((before[n] for n in before if n in names and before[n] not in now.values()), None)
+    if other is None:
+        return None
+    return (
+        f"{run.results}/{sample} holds results of {other}, which a run replaces; to keep both, "
+        "give this sample another name (sample:)"
+    )
+
+
+def _raw_of_results(run: Run, sample: str) -> dict[str, str]:
+    """Where the raw data of the results that are there were: of each image, or of all tiles."""
+    for name in ("acquisition.json", "input.json"):
+        try:
+            told = json.loads(Path(run.path(sample, name)).read_text(encoding="utf-8"))
+            found = told.get("raw") or {c: i["source"] for c, i in told["channels"].items()}
+        except (OSError, ValueError, KeyError):
+            continue  # not there, or not written by this version
+        return {n: _absolute(raw) for n, raw in _named(found).items()}
+    return {}
+
+
+def _named(raw: str | dict[str, str]) -> dict[str, str]:
+    """Raw data by channel; all tiles are under no name."""
+    return raw if isinstance(raw, dict) else {"": raw}
+
+
+def _absolute(address: str) -> str:
+    """An address, or the whole path of a folder or file of this machine."""
+    return address if "://" in address else str(Path(address).resolve())
 
 
 def _compared(grid: Extent, code: str, atlas: tuple[str, Extent, str]) -> Iterator[str]:

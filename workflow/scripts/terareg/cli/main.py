@@ -30,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from terareg.views import serve
 
         return serve.main(given[1:])
-    options = _parser().parse_args(given)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(given)
+    if unknown:
+        parser.error(_misplaced(given, unknown))
     try:
         return int(options.command(options))
     except TeraregError as error:
@@ -42,6 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
+
+
+def _misplaced(given: Sequence[str], unknown: Sequence[str]) -> str:
+    """What is wrong with words that no command takes, and where they belong."""
+    if given[0] == "run":
+        from terareg.cli.running import sample_first
+
+        ordered = sample_first(given[1:])
+        if ordered is not None:
+            return f"options of Snakemake follow the sample file: {ordered}"
+    return f"unrecognized arguments: {' '.join(unknown)}"
 
 
 def _parser() -> argparse.ArgumentParser:

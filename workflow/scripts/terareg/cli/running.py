@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from terareg.core.errors import ConfigError
@@ -16,6 +18,9 @@ from terareg.execution.yaml_files import read_yaml
 
 # what makes Snakemake know how much it may do at once
 _HOW_MUCH = re.compile(r"(?:-c|-j)\w*|--(?:cores|jobs|profile)(?:=.*)?")
+
+_RULE = re.compile(r"^ *rule (\w+):", re.MULTILINE)
+_YAML = (".yaml", ".yml")
 
 
 def run(sample: Path, arguments: Sequence[str], profile: str | None = None) -> int:
@@ -44,16 +49,18 @@ def snakemake_command(
         Targets and options of Snakemake; a first ``--`` is left out.
     profile : str, optional
         Name of one of terareg's profiles, or a folder.
+
+    Raises
+    ------
+    ConfigError
+        If the sample file cannot be read or is not the first word, or a target is misspelt.
     """
-    if sample.is_dir():
-        raise ConfigError(
-            f"{sample} is a folder, not a sample file; write one with: terareg init "
-            f"{shlex.quote(str(sample))}"
-        )
+    _check_order(sample, arguments)
     read_yaml(sample)
     rest = list(arguments)
     if "--" in rest:
         rest.remove("--")
+    _check_targets(rest)
     if profile is None and "--profile" in rest[:-1]:
         at = rest.index("--profile")
         profile = rest[at + 1]
@@ -70,6 +77,40 @@ def snakemake_command(
     if rest[0].startswith("-"):
         return [*command, *described, *rest]
     return [*command, *rest, *described]
+
+
+def sample_first(words: Sequence[str]) -> str | None:
+    """The words after ``terareg run`` with the sample file first; None if none is in them."""
+    files = [word for word in words if Path(word).suffix in _YAML and Path(word).is_file()]
+    if not files:
+        return None
+    rest = list(words)
+    rest.remove(files[0])
+    return shlex.join(["terareg", "run", files[0], *rest])
+
+
+def _check_order(sample: Path, arguments: Sequence[str]) -> None:
+    """Raise if another word than the first is the sample file."""
+    ordered = sample_first([str(sample), *arguments])
+    if not sample.exists() and ordered is not None:
+        raise ConfigError(f"{sample} is not a file; the sample file comes first: {ordered}")
+
+
+def _check_targets(words: Sequence[str]) -> None:
+    """Raise if a word before all options, which is a target, is the name of no rule.
+
+    Words with a dot or a slash are files, which Snakemake knows.
+    """
+    rules = {
+        name
+        for file in (home() / "workflow" / "rules").glob("*.smk")
+        for name in _RULE.findall(file.read_text())
+    } | {"all"}
+    for word in takewhile(lambda word: not word.startswith("-"), words):
+        if word.isidentifier() and word not in rules:
+            near = difflib.get_close_matches(word, rules, 1, 0.6)
+            hint = f"did you mean {near[0]}?" if near else "README.md lists the targets"
+            raise ConfigError(f"{word} is neither a target nor a file; {hint}")
 
 
 def _is_here(name: str) -> bool:

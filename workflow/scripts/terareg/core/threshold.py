@@ -52,6 +52,21 @@ def white_level(values: np.ndarray, black: float, white: float) -> float:
     return min(white, black + _WHITE * float(np.median(tissue)))
 
 
+def zeros_are_empty(lowest: float, low: float) -> bool:
+    """Whether zeros are places that were not imaged, which would be taken for the background.
+
+    They are where all else begins far above them, as the offset of a camera does. Zeros that end a
+    range of small values, or stand beside a single value, are values: those of a background that
+    was subtracted, or of a mask.
+
+    Parameters
+    ----------
+    lowest, low : float
+        Percentiles 0.1 and 10 of the values that are not 0.
+    """
+    return low > lowest > 2 * (low - lowest) + 3
+
+
 def _otsu(values: np.ndarray) -> tuple[float, float]:
     """Otsu's threshold, and the share of the variance that lies between the classes."""
     if values.size == 0 or values.min() == values.max():

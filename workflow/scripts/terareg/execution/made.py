@@ -39,11 +39,27 @@ def _made(paths: Iterable[str], since_s: float) -> list[str]:
 
 def _first_pictures(run: Run, sample: str, since_s: float) -> list[str]:
     lines = _made(targets.preview_files(run, sample), since_s)
+    # first, since a pose in a volume that was put together wrongly means nothing
+    placement = run.path(sample, "stitching/placement.json")
+    if lines and _made([placement], since_s):
+        lines += [f"  warning: sample {sample}: {told}" for told in _unmeasured(Path(placement))]
     poses = run.of_atlases(sample, "registration/{atlas}/pose.json", run.registered_atlases(sample))
     for pose in poses:
         if _made([pose], since_s):
             lines += [f"  warning: {told}" for told in _warnings(Path(pose))]
     return lines
+
+
+def _unmeasured(placement: Path) -> Iterator[str]:
+    """A sentence if no displacement of tiles could be used, which a wrong voxel size leads to."""
+    counts = json.loads(placement.read_text(encoding="utf-8"))["summary"]
+    measured = counts["links"] - counts["links_empty"]
+    if measured and not counts["links_kept"]:
+        yield (
+            f"none of the displacements of {measured} pairs of neighbouring tiles could be used, "
+            "so that all tiles are where the stage put them; if their seams do not fit, correct "
+            "input.spacing_um, input.overlap or the positions of the tiles"
+        )
 
 
 def _warnings(pose: Path) -> Iterator[str]:

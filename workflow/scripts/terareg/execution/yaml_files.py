@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If it cannot be read, has a key twice, or is larger or deeper than any real configuration.
+        If it is a folder, cannot be read, has a key twice, or is larger or deeper than any real
+        configuration.
     """
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder, not a sample file; write one with: terareg init "
+            f"{shlex.quote(str(path))}"
+        )
     with boundary(str(path), ConfigError, "correct the path or the file"):
         text = decode_text(read_bytes(path, _MOST_YAML_BYTES))
         try:

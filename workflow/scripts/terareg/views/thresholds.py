@@ -84,7 +84,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 70.0,
         "advice": "Look at the map of the tiles: if the unused displacements are all in one row or "
         "column, the stage slipped there; if they are all that go one way, it may run the other "
-        "way than the layout says.",
+        "way than the layout says; if they are all there are, the voxel size or the overlap may be "
+        "wrong (input.spacing_um, input.overlap).",
     },
     "stitching.loose_tiles": {
         "text": "Tiles with tissue whose position was not measured",

@@ -12,7 +12,7 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.numeric import full_scale_bits
 from terareg.core.parallel import map_items
-from terareg.core.threshold import white_level
+from terareg.core.threshold import white_level, zeros_are_empty
 from terareg.storage.records import content_hash, read_record, to_json
 from terareg.storage.store import Store
 from terareg.volumes import histogram, ngff
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 # least width: the noise of an almost empty channel must not fill the whole display range
 _QUANTILES = 4001  # of a channel, by which its display range is chosen
+_ZERO = 0  # the bin of zeros in a histogram
 _LEAST_WINDOW = {"uint8": 32.0, "uint16": 255.0}
 
 
@@ -292,11 +293,16 @@ def display_window(
 ) -> tuple[float, float]:
     """Display range from a merged histogram, with a least width for almost empty channels.
 
-    A few very bright parts do not leave the rest black, see :func:`white_level`.
+    A few very bright parts do not leave the rest black, see :func:`white_level`; places that were
+    not imaged do not count, see :func:`zeros_are_empty`.
     """
-    low, high = (histogram.percentile(dict(counts), p) for p in percent)
+    shown = dict(counts)
+    values = {where: count for where, count in shown.items() if where != _ZERO}
+    if len(values) > 1 and zeros_are_empty(*(histogram.percentile(values, p) for p in (0.1, 10))):
+        shown = values
+    low, high = (histogram.percentile(shown, p) for p in percent)
     if high > low:
-        quantiles = histogram.percentiles(dict(counts), np.linspace(0, 100, _QUANTILES))
+        quantiles = histogram.percentiles(shown, np.linspace(0, 100, _QUANTILES))
         high = white_level(quantiles, low, high)
     if dtype == "float32":
         return low, high if high > low else low + 1.0

@@ -16,7 +16,7 @@ from PIL import Image
 
 from terareg.core.frames import Frame
 from terareg.core.orientation import opposite
-from terareg.core.threshold import white_level
+from terareg.core.threshold import white_level, zeros_are_empty
 from terareg.views.customary import View, view_across, views
 
 P = ParamSpec("P")
@@ -116,13 +116,16 @@ def window(values: np.ndarray, low: float = 0.5, high: float = 99.7) -> tuple[fl
     """Display range of an image: percentiles of its finite values, never empty.
 
     White is at most three times what is typical of tissue above the lower end, so that a few very
-    bright parts do not leave the rest black. A constant image gets a range of one around its value,
-    so that it shows as mid grey.
+    bright parts do not leave the rest black. Places that were not imaged do not count. A constant
+    image gets a range of one around its value, so that it shows as mid grey.
     """
     values = np.asarray(values)
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0
+    imaged = finite[finite != 0]
+    if 0 < imaged.size < finite.size and zeros_are_empty(*np.percentile(imaged, [0.1, 10])):
+        finite = imaged
     bottom, top = (float(v) for v in np.percentile(finite, [low, high]))
     if top <= bottom:
         bottom, top = float(finite.min()), float(finite.max())
