@@ -28,7 +28,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         raise ConfigError(
-            f"{path} is a folder, not a sample file; write one with: terareg init "
+            f"{path} cannot be read: it is a folder, not a sample file; write one with: terareg init "
             f"{shlex.quote(str(path))}"
         )
     with boundary(str(path), ConfigError, "correct the path or the file"):
