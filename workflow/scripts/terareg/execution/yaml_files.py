@@ -28,8 +28,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         raise ConfigError(
-            f"{path} cannot be read: it is a folder, not a sample file; write one with: terareg init "
-            f"{shlex.quote(str(path))}"
+            f"{path} cannot be read: it is a folder, not a sample file; write one with: "
+            f"terareg init {shlex.quote(str(path))}"
         )
     with boundary(str(path), ConfigError, "correct the path or the file"):
         text = decode_text(read_bytes(path, _MOST_YAML_BYTES))
