@@ -140,7 +140,7 @@ SPARSE = VOLUME | {"block": 256}
 #: blocks along z, y, x
 SIZES = {"1 GB": (2, 4, 4), "4 GB": (4, 4, 8), "17 GB": (8, 8, 8)}
 CELLS = {"source": "derived/cells"}
-#: {name: (tool, settings)}; those of cells follow components, which makes them
+#: {name: (tool, settings)}; components makes the cells that others take
 TOOLS = {
     "convert": ("convert", {}),
     "downsample": ("downsample", {}),
@@ -225,7 +225,9 @@ def steps_of(name: str) -> list[str]:
 
 
 def memory(names: list[str], sizes: list[str]) -> None:
-    """A line for each step of each tool."""
+    """A line for each step of each tool, and of components where a tool takes its cells."""
+    if any("source" in TOOLS[name][1] for name in names):
+        names = ["components", *(name for name in names if name != "components")]
     peaks: dict[tuple[str, str], list[float]] = {}
     for blocks in (SIZES[size] for size in sizes):
         with tempfile.TemporaryDirectory() as folder:

@@ -38,8 +38,8 @@ _TOUCH = [_bits(row.max(1) == 1) for row in _APART]
 _BESIDE = [_bits(row.sum(1) == 1) for row in _APART]
 _FACE_BITS = _bits(np.abs(STEPS).sum(1) == 1)
 _NEAR_BITS = _bits(np.abs(STEPS).sum(1) <= 2)
-_TOGETHER = 1 << 18
-_KNOWN_BITS = 18
+_TOGETHER = 1 << 18  # voxels that are looked at together
+_KNOWN_BITS = 18  # of the number of answers that are kept
 _SPREAD = np.uint32(0x9E3779B1)
 #: neighbours that were met before (26 bits) and the answers for them (2 bits)
 _known = np.zeros(1 << _KNOWN_BITS, np.int32)

@@ -278,8 +278,9 @@ class Problem:
         rest = local.apply(coefficients, images, fraction) - self.target
         mass = self.match * (self.target > 0.1)
         square = (mass * rest.square()).sum((1, 2, 3)) / mass.sum((1, 2, 3)).clamp_min(1e-6)
-        errors = []
-        for logarithm, length in zip(square.clamp_min(1e-12).log(), self._lengths_alike(rest)):
+        errors, lengths = [], self._correlation_lengths(rest)
+        for logarithm, length in zip(square.clamp_min(1e-12).log(), lengths):
+            # voxels that say the same
             alike = length**3 / math.prod(self.sample_grid.spacing)
             share = (2 + sum(contrast.orders)) * max(alike, 1.0) / local.voxels
             errors.append(float(logarithm) - 2 * math.log(1 - share) if share < 1 else math.inf)
@@ -461,11 +462,11 @@ class Problem:
     @torch.no_grad()
     def residual_length(self, x: torch.Tensor) -> float:
         """Correlation length of the residuals at x, internal units."""
-        lengths = self._lengths_alike(self.predict(x)[0] - self.target)
+        lengths = self._correlation_lengths(self.predict(x)[0] - self.target)
         # fsum: from Python 3.12 on sum() of floats rounds otherwise
         return math.exp(math.fsum(map(math.log, lengths)) / len(lengths))
 
-    def _lengths_alike(self, residual: torch.Tensor) -> list[float]:
+    def _correlation_lengths(self, residual: torch.Tensor) -> list[float]:
         """Correlation lengths: the integral scale (1 + r) / (1 - r) of an autoregressive process.
 
         r is the correlation of neighbouring voxels. Geometric mean over axes where tissue matches,
